@@ -1,0 +1,58 @@
+# `make test` and `make run` make what they need by themselves, in a fresh clone as well.
+#
+# PYTHON  the Python that the environment is made with: make test PYTHON=python3.12
+# VENV    where the environment is, or an existing one to use: make test VENV=~/envs/retina
+# LESION  what `make run` outlines: make run LESION=hemorrhages
+PYTHON ?= python3
+VENV ?= .venv
+LESION ?= exudates
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.retinal_tl-installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_ROOT_USER_ACTION = ignore
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export TF_ENABLE_ONEDNN_OPTS ?= 1
+
+.PHONY: help install test run export readme docs clean
+
+help:
+	@echo "make install   make the environment in $(VENV), with all that building needs"
+	@echo "make test      run every test: notebooks, tests/, both Keras backends"
+	@echo "make run       both stages on synthetic eyes, into runs/"
+	@echo "make export    write the library from the notebooks and clean the notebooks"
+	@echo "make readme    write README.md from nbs/index.ipynb"
+	@echo "make docs      build the site into _docs"
+	@echo "make clean     remove what builds leave; runs/, data/ and $(VENV) stay"
+
+$(INSTALLED): settings.ini setup.py
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "retinal_tl needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Making the environment in $(VENV); this takes some minutes once."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq -e '.[dev]'
+	@touch $@
+
+install: $(INSTALLED)
+
+test: $(INSTALLED)
+	@$(BIN)/python tools/test.py
+
+run: $(INSTALLED)
+	@mkdir -p runs
+	$(BIN)/papermill nbs/run_stage2.ipynb runs/stage2.ipynb -p lesion $(LESION)
+
+export: $(INSTALLED)
+	@PATH="$(abspath $(BIN)):$$PATH" nbdev_export
+	@PATH="$(abspath $(BIN)):$$PATH" nbdev_clean
+
+readme: $(INSTALLED)
+	@$(BIN)/python tools/readme.py
+
+docs: $(INSTALLED)
+	@$(BIN)/python tools/docs.py
+
+clean:
+	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis nbs/nbdev.yml
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -not -path './.venv/*' -prune -exec rm -rf {} +

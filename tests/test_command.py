@@ -1,0 +1,303 @@
+"""The command as users call it: what it writes, what it says, how it ends."""
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_runs import write_toy_run
+
+from retinal_tl.command import main
+
+PROCESS = [sys.executable, "-c", "import sys; from retinal_tl.command import main; sys.exit(main())"]
+
+
+def eye(height=240, width=300, spot=(100, 140)):
+    """uint8 RGB: a dull disk with one bright spot of about 11 pixels across."""
+    rows, columns = np.ogrid[:height, :width]
+    photo = np.where((rows - height / 2)**2 + (columns - width / 2)**2 < (0.46 * min(height, width))**2, 90, 0).astype(np.uint8)
+    photo[(rows - spot[0])**2 + (columns - spot[1])**2 <= 30] = 230
+    return np.dstack([photo] * 3)
+
+
+def write_eye(path, **changes):
+    """A PNG at any path, also one that OpenCV itself would not write to."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", eye(**changes)[..., ::-1])[1].tobytes())
+    return path
+
+
+def read_report(folder):
+    with open(folder/"report.csv", newline="", encoding="utf-8") as file: return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, with three runs."""
+    monkeypatch.chdir(tmp_path)
+    for lesion in ("exudates", "hemorrhages", "soft_exudates"): write_toy_run(f"runs/{lesion}", lesion=lesion)
+    write_toy_run("runs/any", "classifier")
+    return tmp_path
+
+
+def segment(*photos, lesions=("exudates",), output="maps", options=()):
+    models = [text for lesion in lesions for text in ("--model", f"runs/{lesion}")]
+    return main(["segment", *models, "--output", str(output), *options, "--", *map(str, photos)])
+
+
+def test_files_and_numbers(place):
+    write_eye("photos/a.png")
+    write_eye("photos/b.png", height=301, width=223)
+    assert segment("photos", lesions=("exudates", "hemorrhages")) == 0
+    kinds = [f"{lesion}_{kind}" for lesion in ("exudates", "hemorrhages") for kind in ("probability", "mask")] + ["overlay"]
+    assert sorted(os.listdir("maps")) == sorted([f"{stem}_{kind}.png" for stem in "ab" for kind in kinds] + ["report.csv"])
+    rows = read_report(place/"maps")
+    assert [(row["photo"], row["lesion"]) for row in rows] == [(f"photos/{stem}.png", lesion) for stem in "ab" for lesion in ("exudates", "hemorrhages")]
+    for row in rows:
+        probability = cv2.imread(f"maps/{row['files']}_{row['lesion']}_probability.png", cv2.IMREAD_UNCHANGED)
+        mask = cv2.imread(f"maps/{row['files']}_{row['lesion']}_mask.png", cv2.IMREAD_UNCHANGED)
+        photo = cv2.imread(row["photo"])
+        assert probability.dtype == np.uint16 and mask.dtype == np.uint8
+        assert probability.shape == mask.shape == photo.shape[:2] == cv2.imread(f"maps/{row['files']}_overlay.png").shape[:2]
+        assert set(np.unique(mask)) <= {0, 255}
+        assert ((probability >= round(float(row["threshold"]) * 65535)) == (mask == 255)).all()
+        assert int(row["area_pixels"]) == (mask == 255).sum()
+        assert int(row["count"]) == cv2.connectedComponents(mask, connectivity=8)[0] - 1
+        assert 0 <= float(row["share_of_field"]) <= 1 and not row["problem"]
+    assert rows[0]["count"] == "1" and 60 < int(rows[0]["area_pixels"]) < 140  # the spot of 97 pixels
+
+
+def test_the_python_api_gives_the_written_map(place):
+    from retinal_tl import segment as segment_function
+    write_eye("a.png")
+    assert segment("a.png") == 0
+    probability = segment_function("a.png", "runs/exudates")["exudates"]
+    assert (cv2.imread("maps/a_exudates_probability.png", cv2.IMREAD_UNCHANGED) == np.rint(probability * 65535)).all()
+
+
+def test_threshold(place):
+    write_eye("a.png")
+    areas = []
+    for threshold in ("0", "0.5", "1"):
+        assert segment("a.png", options=("--threshold", threshold)) == 0
+        (row,) = read_report(place/"maps")
+        areas.append(int(row["area_pixels"]))
+        assert float(row["threshold"]) == float(threshold)
+    assert areas[0] > areas[1] > areas[2]
+    assert areas[0] < 240 * 300, "the corners outside the field of view are not lesion"
+
+
+def test_bad_photographs_cost_only_themselves(place, capsys):
+    write_eye("photos/good.png")
+    contents = write_eye("photos/truncated.png").read_bytes()
+    Path("photos/truncated.png").write_bytes(contents[:len(contents) // 2])
+    Path("photos/empty.jpg").touch()
+    Path("photos/page.jpg").write_text("<html>")
+    Path("photos/black.png").write_bytes(cv2.imencode(".png", np.zeros((200, 200, 3), np.uint8))[1].tobytes())
+    Path("photos/folder.png").mkdir()
+    assert segment("photos", "absent.jpg") == 1
+    rows = {row["photo"]: row for row in read_report(place/"maps")}
+    assert not rows.pop("photos/good.png")["problem"]
+    for name in ("photos/truncated.png", "photos/empty.jpg", "photos/page.jpg", "photos/black.png", "absent.jpg"):
+        problem = rows[name]["problem"]
+        assert Path(name).name in problem and problem.endswith(".") and not rows[name]["area_pixels"], problem
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors and len(errors.strip().split("\n")) == len(rows)
+    assert not [name for name in os.listdir("maps") if not name.startswith(("good_", "report"))]
+
+
+def test_stems_that_meet(place, capsys):
+    for name in ("left/eye.png", "right/eye.png", "left/eye_soft.png", "left/EYE.PNG"): write_eye(name)
+    Path("left/eye.bmp").write_bytes(cv2.imencode(".bmp", eye())[1].tobytes())
+    photos = ["left/eye.png", "left/eye.bmp", "right/eye.png", "left/eye_soft.png", "left/EYE.PNG"]
+    assert segment(*photos, lesions=("soft_exudates", "exudates")) == 0
+    rows = read_report(place/"maps")
+    stems = {row["photo"]: row["files"] for row in rows}
+    assert [stems[photo] for photo in photos[:3]] == ["eye", "eye_bmp", "right_eye"]
+    assert len(os.listdir("maps")) == 5 * 5 + 1
+    assert capsys.readouterr().err.count("its files begin with") == 4
+    assert segment(*photos, lesions=("soft_exudates", "exudates")) == 0
+    assert {row["photo"]: row["files"] for row in read_report(place/"maps")} == stems
+
+
+@pytest.mark.parametrize("name", ["with space.png", "it's \"so\", yes.png", "line\nbreak.png", "\u7db2\u819c \u00e9.png", "-dash.png", "=1+1.png",
+                                  "@home.png", "%s{0}.png", "a" * 251 + ".png", "\u00e9" * 125 + ".png", os.fsdecode(b"\xff\xfe.png")])
+def test_names(place, capsys, name):
+    try: write_eye(name)
+    except OSError: pytest.skip("this file system does not take the name")
+    assert segment(name) == 0
+    (row,) = read_report(place/"maps")
+    assert row["photo"][0] not in "=+-@" and "\n" not in row["photo"]
+    if name.isprintable(): assert Path(row["photo"]) == Path(name)
+    assert len(os.listdir("maps")) == 4
+    assert main(["classify", "--model", "runs/any", "--output", "answers", "--", name]) == 0
+    assert read_report(place/"answers")[0]["photo"] == row["photo"]
+
+
+def test_same_file_twice_is_done_once(place):
+    write_eye("photos/a.png")
+    assert segment("photos/a.png", "photos", place/"photos"/"a.png") == 0
+    assert len(read_report(place/"maps")) == 1
+
+
+def test_output_never_replaces_a_photograph(place):
+    first, second = write_eye("a.png").read_bytes(), write_eye("a_overlay.png", spot=(140, 100)).read_bytes()
+    assert segment("a.png", "a_overlay.png", output=".") == 0
+    assert (Path("a.png").read_bytes(), Path("a_overlay.png").read_bytes()) == (first, second)
+    assert main(["segment", ".", "--model", "runs/exudates", "--output", "."]) == 2
+
+
+def test_folder_without_photographs(place, capsys):
+    Path("empty").mkdir()
+    assert segment("empty") == 1
+    assert "no photographs" in read_report(place/"maps")[0]["problem"] and "no photographs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["segmnt"], ["segment"], ["segment", "a.png"], ["segment", "a.png", "--model", "runs/exudates"],
+    ["segment", "a.png", "--model", "runs/absent", "--output", "maps"], ["segment", "a.png", "--model", "runs/any", "--output", "maps"],
+    ["segment", "a.png", "--model", "runs/exudates", "--model", "runs/exudates", "--output", "maps"],
+    ["segment", "a.png", "--model", "runs/exudates", "--output", "a.png"], ["segment", "a.png", "--model", "runs/exudates", "--output", "a.png/maps"],
+    ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--threshold", "2"],
+    ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--threshold", "nan"],
+    ["classify", "a.png", "--model", "runs/exudates"], ["classify", "a.png"], ["check-data", "--data", "idird", "--data-root", "."],
+    ["check-data", "--data", "idrid", "--data-root", "absent"], ["run", "stage3"], ["run", "stage1", "-p", "seed"]])
+def test_wrong_commands(place, capsys, arguments):
+    write_eye("a.png")
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("retinal_tl") and len(errors.strip().split("\n")) == 1, errors
+    assert not Path("maps/report.csv").exists()
+
+
+def test_classify(place, capsys):
+    write_eye("photos/lesion.png")
+    write_eye("photos/none.png", spot=(-50, -50))
+    Path("photos/broken.jpg").touch()
+    assert main(["classify", "photos", "--model", "runs/any", "--output", "answers"]) == 1
+    rows = {row["photo"]: row for row in read_report(place/"answers")}
+    assert rows["photos/lesion.png"]["lesion"] == "yes" and rows["photos/none.png"]["lesion"] == "no"
+    assert float(rows["photos/lesion.png"]["lesion_probability"]) > 0.9 > 0.1 > float(rows["photos/none.png"]["lesion_probability"])
+    assert rows["photos/broken.jpg"]["problem"] and not rows["photos/broken.jpg"]["lesion"]
+    table = capsys.readouterr().out.strip().split("\n")
+    assert [line.split()[0] for line in table] == ["photo", "photos/lesion.png", "photos/none.png"]
+    Path("photos/broken.jpg").unlink()
+    assert main(["classify", "photos", "--model", "runs/any"]) == 0
+
+
+def test_help_imports_nothing_heavy():
+    script = "import sys; from retinal_tl.command import main; assert main(['--help']) == 0; print([name for name in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    for name in ("onnxruntime", "keras", "tensorflow", "matplotlib", "cv2", "numpy", "papermill"): assert f"'{name}'" not in done.stderr, name
+
+
+def test_using_a_model_needs_no_training_packages(place):
+    write_eye("a.png")
+    script = ("import sys; from retinal_tl.command import main; status = main(sys.argv[1:]);"
+              "print([n for n in ('keras', 'tensorflow', 'matplotlib', 'scipy', 'sklearn', 'onnx', 'papermill') if n in sys.modules]); sys.exit(status)")
+    done = subprocess.run([sys.executable, "-c", script, "segment", "a.png", "--model", "runs/exudates", "--output", "maps"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip().split("\n")[-1]) == (0, "[]"), done.stderr
+
+
+def test_closed_pipe_is_quiet(place):
+    for i in range(20): write_eye(f"photos/{i}.png")
+    process = subprocess.Popen([*PROCESS, "classify", "photos", "--model", "runs/any"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait(60) == 1
+    assert process.stderr.read() == b""
+
+
+def test_interrupt_keeps_what_was_done(place):
+    for i in range(60): write_eye(f"photos/{i:02}.png", height=1400, width=1400)
+    process = subprocess.Popen([*PROCESS, "segment", "photos", "--model", "runs/exudates", "--output", "maps"], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not Path("maps/00_overlay.png").exists() and process.poll() is None and time.monotonic() < deadline: time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    errors = process.stderr.read().decode()
+    assert "interrupted" in errors and "Traceback" not in errors
+    rows = read_report(place/"maps")
+    assert 1 <= len(rows) < 60 and not any(row["problem"] for row in rows)
+    for row in rows: assert cv2.imread(f"maps/{row['files']}_overlay.png") is not None
+    assert not [name for name in os.listdir("maps") if not name.endswith((".png", ".csv"))]
+
+
+def write_notebook(path, code):
+    """A notebook with one cell of parameters and one of code."""
+    cells = [dict(cell_type="code", id=tag, execution_count=None, outputs=[], source=source, metadata=dict(tags=[tag]))
+             for tag, source in (("parameters", "lesion = 'exudates'; seed = 0; resume = True"), ("work", code))]
+    path.write_text(json.dumps(dict(cells=cells, nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")))))
+    return path
+
+
+def test_run_with_papermill(place, monkeypatch, capsys):
+    monkeypatch.setattr("retinal_tl.command._run_source", lambda stage: place/f"run_{stage}.ipynb")
+    write_notebook(place/"run_stage2.ipynb", "print([lesion, seed, resume])")
+    for _ in range(2): assert main(["run", "stage2", "-p", "lesion", "hemorrhages", "-p", "seed", "3", "-p", "resume", "false"]) == 0
+    for name in ("stage2", "stage2-2"): assert "['hemorrhages', 3, False]" in (place/"runs"/f"{name}.ipynb").read_text()
+    write_notebook(place/"run_stage1.ipynb", "from retinal_tl.images import RetinalError\nraise RetinalError('There is no lesion drusen.')")
+    capsys.readouterr()
+    assert main(["run", "stage1", "--notebook", "deep/out.ipynb"]) == 2
+    errors = capsys.readouterr().err
+    assert "There is no lesion drusen." in errors and "Traceback" not in errors and (place/"deep"/"out.ipynb").exists()
+
+
+@pytest.mark.parametrize("arguments, name", [([], "papermill"), ([], "ipykernel"), (["--no-notebook"], "keras")])
+def test_run_without_the_training_extra(place, monkeypatch, capsys, arguments, name):
+    def run_stage1(**parameters): import keras  # as the real one does when it begins to train
+    monkeypatch.setattr("retinal_tl.command._run_source", lambda stage: place/"absent.ipynb")
+    monkeypatch.setattr("retinal_tl.runs", SimpleNamespace(run_stage1=run_stage1), raising=False)
+    monkeypatch.setitem(sys.modules, name, None)
+    assert main(["run", "stage1", *arguments]) == 2
+    assert f"needs the package {name}" in (errors := capsys.readouterr().err) and "pip install 'retinal_tl[train]'" in errors
+
+
+def test_run_without_a_notebook(place, monkeypatch):
+    given = {}
+    monkeypatch.setattr("retinal_tl.runs", SimpleNamespace(run_stage2=lambda **parameters: given.update(parameters)), raising=False)
+    assert main(["run", "stage2", "--no-notebook", "-p", "width", "0.25", "-p", "data", "idrid+eophtha", "-p", "stage1_run", "none"]) == 0
+    assert given == dict(width=0.25, data="idrid+eophtha", stage1_run=None)
+
+
+def write_data(root, masks):
+    """A plain data folder: an eye for each mask, which is a share of the photograph's rows, or None for no mask."""
+    (root/"masks"/"exudates").mkdir(parents=True)
+    for i, share in enumerate(masks):
+        photo = write_eye(root/"images"/f"{i}.png", spot=(80 + 9 * i, 100 + 31 * i))
+        mask = np.zeros(eye().shape[:2], np.uint8)
+        mask[:int((share or 0) * len(mask))] = 255
+        if share is not None: cv2.imwrite(str(root/"masks"/"exudates"/photo.name), mask)
+
+
+def test_check_data(place, capsys):
+    write_data(place/"good", [0.1, None])
+    assert main(["check-data", "--data", "folder", "--data-root", "good", "--no-same-eyes"]) == 0
+    said = capsys.readouterr().out
+    assert "2 photographs" in said and "exudates: 1 with a mask" in said and "Nothing odd" in said
+    write_data(place/"odd", [0.1, 0.8, None])
+    cv2.imwrite("odd/masks/exudates/0.png", np.zeros((10, 10), np.uint8))
+    (place/"odd"/"images"/"2.png").write_bytes(b"")
+    assert main(["check-data", "--data", "folder", "--data-root", "odd", "--no-same-eyes"]) == 1
+    odd = [line for line in capsys.readouterr().out.split("\n") if line.startswith("odd: ")]
+    assert len(odd) == 3 and all(any(f"{i}.png" in line for line in odd) for i in range(3)), odd
+
+
+def test_check_data_finds_the_same_eye(place, capsys):
+    from retinal_tl.synthetic import phantom
+    for name, seed in (("first", 1), ("second", 2), ("other", 3)):
+        Path("data/images").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(f"data/images/{name}.png", phantom(seed, size=256).photo[..., ::-1])
+    cv2.imwrite("data/images/again.jpg", phantom(1, size=256).photo[..., ::-1])
+    assert main(["check-data", "--data", "folder", "--data-root", "data"]) == 1
+    odd = [line for line in capsys.readouterr().out.split("\n") if "same eye" in line]
+    assert len(odd) == 1 and "first.png" in odd[0] and "again.jpg" in odd[0], odd

@@ -1,0 +1,110 @@
+"""The two stages as a user starts them: papermill, the command on a terminal, and a kill in the middle."""
+import csv
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from retinal_tl.cards import check_files, read_card
+from retinal_tl.synthetic import write_synthetic
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TINY = dict(data="folder", width=0.05, encoder="vgg16", diameter=160, batch_size=4, steps_per_epoch=3, precision="float32")
+STAGE1 = TINY | dict(image_size=64, epochs=1)
+STAGE2 = TINY | dict(patch_size=64, epochs=3, lesion="hemorrhages", transfer="finetune")
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> Path:
+    return write_synthetic(tmp_path_factory.mktemp("data")/"phantoms", count=24, size=160, seed=1, workers=2)
+
+
+@pytest.fixture(scope="module")
+def stage1(phantoms, tmp_path_factory) -> Path:
+    from retinal_tl.runs import run_stage1
+    return run_stage1(lambda line: None, **STAGE1, data_root=str(phantoms), output=str(tmp_path_factory.mktemp("runs")))
+
+
+def words(parameters: dict) -> list[str]:
+    return [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+
+
+def papermill(notebook: str, output: Path, parameters: dict, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "papermill", str(REPOSITORY/"nbs"/notebook), str(output), *words(parameters)],
+                          cwd=cwd, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+
+
+def test_papermill_runs_stage2(phantoms, stage1, tmp_path):
+    done = papermill("run_stage2.ipynb", tmp_path/"executed.ipynb", STAGE2 | dict(data_root=phantoms, stage1_run=stage1, output=tmp_path/"runs"), tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    [run] = (tmp_path/"runs").glob("stage2-*")
+    card = read_card(run)
+    check_files(run, card)
+    assert set(card["files"]) == {"model.keras", "model.onnx"} and card["transfer"] == "finetune"
+    assert not set(card["split"]["validation"]) & set(read_card(stage1)["split"]["training"])
+    for name in ("history.csv", "curves.png", "checkpoint/last.npz", "figures/examples.png", "figures/precision_recall.png"): assert (run/name).stat().st_size
+    outputs = [output for cell in nbformat.read(tmp_path/"executed.ipynb", 4).cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4
+    assert any("AUPR" in str(output.get("data", {}).get("text/markdown", "")) for output in outputs)
+
+
+def test_papermill_refuses_a_wrong_name(tmp_path):
+    done = papermill("run_stage2.ipynb", tmp_path/"executed.ipynb", dict(lesoin="hemorrhages"), tmp_path)
+    assert done.returncode != 0 and "did you mean 'lesion'" in done.stderr
+    assert not (tmp_path/"runs").exists() and not (tmp_path/"data").exists()
+
+
+def stage2_process(phantoms: Path, stage1: Path, output: Path) -> subprocess.Popen:
+    parameters = STAGE2 | dict(data_root=str(phantoms), stage1_run=str(stage1), output=str(output))
+    code = f"from retinal_tl.runs import run_stage2; run_stage2(lambda line: print(line, flush=True), **{parameters!r})"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def history(run: Path) -> list[dict]:
+    with open(run/"history.csv", newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(phantoms, stage1, tmp_path):
+    unbroken = stage2_process(phantoms, stage1, tmp_path/"unbroken")
+    said, _ = unbroken.communicate(timeout=300)
+    assert unbroken.returncode == 0, said
+
+    broken = stage2_process(phantoms, stage1, tmp_path/"broken")
+    for line in broken.stdout:
+        if line.startswith("epoch 1/3"): break
+    broken.send_signal(signal.SIGKILL)
+    broken.wait()
+    broken.stdout.close()
+    [run] = (tmp_path/"broken").glob("stage2-*")
+    assert read_card(run, finished=False)["status"] == "training" and not (run/"model.onnx").exists()
+
+    again = stage2_process(phantoms, stage1, tmp_path/"broken")
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0 and "goes on" in said and "epoch 1/3" not in said, said
+    [other] = (tmp_path/"unbroken").glob("stage2-*")
+    assert history(run) == history(other)
+    first, second = read_card(run), read_card(other)
+    assert first["metrics"] == second["metrics"] and first["threshold"] == second["threshold"]
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
+def test_the_command_works_on_a_terminal(phantoms, stage1, tmp_path):
+    parameters = STAGE2 | dict(epochs=1, data_root=phantoms, stage1_run=stage1, output=tmp_path/"runs")
+    command = " ".join([str(Path(sys.executable).parent/"retinal_tl"), "run", "stage2", "--no-notebook", *words(parameters)])
+    done = subprocess.run(["script", "-qec", command, "/dev/null"], cwd=tmp_path, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert list((tmp_path/"runs").glob("stage2-*/card.json"))
+
+
+def test_stage2_tells_what_is_missing(phantoms, tmp_path):
+    from retinal_tl.images import RetinalError
+    from retinal_tl.runs import run_stage2
+    with pytest.raises(RetinalError, match="data_root"): run_stage2(print, data="idrid")
+    with pytest.raises(RetinalError, match="no such run"): run_stage2(print, **STAGE2, data_root=str(phantoms), stage1_run=str(tmp_path/"nowhere"))
+    (tmp_path/"empty"/"images").mkdir(parents=True)
+    with pytest.raises(RetinalError): run_stage2(print, **STAGE2, data_root=str(tmp_path/"empty"), output=str(tmp_path))

@@ -1,0 +1,133 @@
+"""Build the site into _docs, without Quarto: nbdev processes the notebooks, smalldocs renders them.
+
+Between the two and after, some things are mended. smalldocs does not read `output-file`, so the numbers are taken off file
+names and links here. nbdev's links to functions are made relative, so that the site works from any place and from disk. Equations
+become MathML, which browsers draw by themselves; smalldocs would load a program for them from the network. At the end every
+link is checked: the exit status is 1 if one leads nowhere.
+"""
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NUMBER = re.compile(r"(?<![\w.-])\d+[a-zA-Z]?_(?=[\w-]+\.(?:ipynb|html)\b)")  # `10_` of `10_cbam.ipynb`
+KATEX = re.compile(r"<(?:link|script)[^>]*katex[^>]*>(?:</script>)?|<script>[^<]*renderMathInElement[^<]*</script>", re.S)
+MATH = re.compile(r'<span class="math (inline|display)">\s*\\[(\[](.*?)\\[)\]]\s*</span>', re.S)
+
+
+def process_notebooks() -> None:
+    """Let nbdev turn the notebooks into pages with the functions documented, in _proc."""
+    from nbdev.config import get_config
+    from nbdev.quarto import refresh_quarto_yml
+    from nbdev.serve import proc_nbs
+    os.chdir(REPOSITORY/"nbs")  # where the notebooks are executed in the tests as well
+    refresh_quarto_yml()
+    mend_pages(proc_nbs(force=True), get_config().doc_host + get_config().doc_baseurl)
+
+
+def mend_pages(
+    pages: Path,  # the folder of processed notebooks
+    address: str,  # of the published site, with which nbdev's links begin
+) -> None:
+    """Take the numbers off names and links, and make nbdev's absolute links relative."""
+    for path in [*pages.rglob("*.ipynb")]:
+        up = "../"*(len(path.relative_to(pages).parts) - 1) or "./"
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            source = "".join(cell["source"]).replace(f"]({address}/", f"]({up}")
+            if cell["cell_type"] == "markdown": source = NUMBER.sub("", source)
+            if cell["cell_type"] == "raw": source = re.sub(r"^output-file:.*\n", "", source, flags=re.M)
+            cell["source"] = source
+            for output in cell.get("outputs", []):
+                data = output.get("data", {})
+                for kind in {"text/html", "text/markdown"} & set(data):
+                    data[kind] = "".join(data[kind]).replace(f"]({address}/", f"]({up}").replace(f'"{address}/', f'"{up}')
+        path.with_name(NUMBER.sub("", path.name)).write_text(json.dumps(notebook), encoding="utf-8")
+        if NUMBER.match(path.name): path.unlink()
+    settings = pages/"_quarto.yml"
+    text = re.sub(r"^ *html-math-method:.*\n", "", settings.read_text(encoding="utf-8"), flags=re.M)
+    settings.unlink()  # a link would lead to the repository's own
+    settings.write_text(NUMBER.sub("", text), encoding="utf-8")
+
+
+@cache
+def mathml(formula: str, display: bool) -> str:
+    """A TeX formula as MathML."""
+    from latex2mathml.converter import convert
+    return convert(html.unescape(formula), display="block" if display else "inline")
+
+
+def mend_site(site: Path) -> None:
+    """Draw the equations, and load nothing from the network."""
+    for path in site.rglob("*.html"):
+        text = MATH.sub(lambda match: mathml(match[2], match[1] == "display"), path.read_text(encoding="utf-8"))
+        path.write_text(KATEX.sub("", text), encoding="utf-8")
+    for path in site.rglob("*.css"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r"@import\s+(url\([^)]*\)|\"[^\"]*\"|'[^']*')\s*;", "", text), encoding="utf-8")  # fonts of the themes
+
+
+LOADED = {("link", "href"), ("script", "src"), ("img", "src"), ("iframe", "src")}  # what a browser fetches by itself
+
+
+class Links(HTMLParser):
+    """The links that a page has and the places in it that can be linked to."""
+    def __init__(self, text: str):
+        super().__init__()
+        self.targets, self.places, self.loaded = set(), set(), set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("href", "src") and value: self.targets.add(value)
+            if name in ("id", "name") and value: self.places.add(value)
+            if (tag, name) in LOADED and re.match(r"(https?:)?//", value or ""): self.loaded.add(value)
+
+
+def broken_links(site: Path) -> list[str]:
+    """A sentence for each link, picture or script that leads nowhere or that is loaded from elsewhere."""
+    pages = {path.resolve(): Links(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
+    problems = []
+    for path, links in pages.items():
+        name = path.relative_to(site.resolve())
+        problems += [f"{name}: {target} is loaded from the network." for target in sorted(links.loaded)]
+        for target in sorted(links.targets):
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc: continue
+            found = (path.parent/unquote(parts.path)).resolve() if parts.path else path
+            if found.is_dir(): found = found/"index.html"
+            if not found.exists(): problems.append(f"{name}: {target} is not there.")
+            elif parts.fragment and found in pages and unquote(parts.fragment) not in pages[found].places:
+                problems.append(f"{name}: {target} names a place that is not there.")
+    return problems
+
+
+def step(*command) -> None:
+    """Run a step of the build; what it prints is shown only if it fails, since the libraries that it loads talk a lot."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode: sys.exit(f"{done.stdout}\nThe site was not built.")
+
+
+def main() -> int|None:
+    if "--process" in sys.argv: return process_notebooks()
+    pages, site = REPOSITORY/"_proc", REPOSITORY/"_docs"
+    step(sys.executable, __file__, "--process")
+    step(Path(sys.executable).with_name("smalldocs"), "render", "--quiet", "--strict", pages)
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.move(pages/"_docs", site)
+    mend_site(site)
+    problems = broken_links(site)
+    for problem in problems: print(problem)
+    print(f"{len(list(site.rglob('*.html')))} pages in _docs, {len(problems)} broken links")
+    return int(bool(problems))
+
+
+if __name__ == "__main__": sys.exit(main())
