@@ -89,8 +89,8 @@ def _cell(value):
 
 # %% ../nbs/40_command.ipynb #cell-18
 def measure(
-    mask:"np.ndarray", # bool (height, width), True where the lesion was found
-    field:"np.ndarray", # bool (height, width), the field of view
+    mask, # NumPy array, bool (height, width), True where the lesion was found
+    field, # NumPy array, bool (height, width), the field of view
 ) -> dict: # 'area_pixels' (int), 'count' (int), 'share_of_field' (0..1)
     "How much of a lesion there is."
     import numpy as np
@@ -235,7 +235,7 @@ def _answer(name, probability, limit, problem):
 
 # %% ../nbs/40_command.ipynb #cell-31
 def describe_data(
-    dataset:"Dataset", # see `retinal_tl.datasets`
+    dataset, # a `Dataset`, see `retinal_tl.datasets`
 ) -> str: # a few lines
     "What was found in a data set: photographs, eyes, labels, masks by lesion."
     from retinal_tl.images import LESIONS

@@ -81,10 +81,11 @@ def _brightness(photo:np.ndarray) -> tuple[np.ndarray, float]:
     return cv2.medianBlur(np.ascontiguousarray(small.max(-1)), 5), scale
 
 def _lit(brightness:np.ndarray) -> np.ndarray:
-    "uint8 (height, width), 1 in the largest region that is clearly brighter than the darkest corner, without its dents."
+    "uint8 (height, width), 1 in the largest region that is clearly brighter than the darkest corner, without its dents; 1 all over if no corner is dark."
     corner = max(2, min(brightness.shape)//32)
     corners = [brightness[rows, columns] for rows in (slice(corner), slice(-corner, None)) for columns in (slice(corner), slice(-corner, None))]
     dark, bright = min(np.median(c) for c in corners), np.percentile(brightness, 90)
+    if dark > 0.4*bright: return np.ones_like(brightness) # no surround: the middle of an eye, cut out
     lit = (brightness > dark+max(0.15*(bright-dark), 4)).astype(np.uint8)
     lit = cv2.morphologyEx(lit, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
     contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

@@ -109,8 +109,8 @@ _STAGE2_ALWAYS = dict(patch_size=160, overlap=0.25, lesion_share=0.5, l2=0.0, au
 
 PRESETS = {
     "demo": dict(
-        stage1=_STAGE1_ALWAYS | dict(encoder="vgg16", width=0.25, diameter=480, clahe="rgb", image_size=160, labels="patch", pooling="logsumexp", dropout=0.2, augmentation="rich",
-                                     batch_size=16, epochs=4, steps_per_epoch=50, learning_rate=2e-3),
+        stage1=_STAGE1_ALWAYS | dict(encoder="vgg16", width=0.25, diameter=480, clahe="rgb", image_size=64, labels="patch", pooling="logsumexp", dropout=0.2, augmentation="rich",
+                                     batch_size=64, epochs=5, steps_per_epoch=40, learning_rate=2e-3),
         stage2=_STAGE2_ALWAYS | dict(encoder="vgg16", width=0.25, diameter=480, clahe="rgb",
                                      batch_size=12, epochs=4, steps_per_epoch=50, learning_rate=2e-3)),
     "paper": dict(

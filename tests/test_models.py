@@ -35,8 +35,8 @@ def changed_classifier(name):
     return classifier
 
 
-def fit(segmenter, photos, masks):
-    segmenter.compile(keras.optimizers.Adam(0.01), "binary_crossentropy")
+def fit(segmenter, photos, masks, eagerly):
+    segmenter.compile(keras.optimizers.Adam(0.01), "binary_crossentropy", run_eagerly=eagerly)
     segmenter.fit(photos, masks, batch_size=2, epochs=1, verbose=0)
 
 
@@ -47,6 +47,7 @@ def assert_equal(first, second):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_frozen_stays_and_finetune_moves(name, photos, masks):
+    eagerly = name.startswith("resnet50")  # compiling its fifty convolutions takes a minute, two steps without take seconds
     classifier = changed_classifier(name)
     theirs = snapshot(encoder_of(classifier))
     assert all(value.all() for (_, path), value in theirs.items() if path.endswith("moving_mean"))
@@ -55,7 +56,7 @@ def test_frozen_stays_and_finetune_moves(name, photos, masks):
     assert_equal(theirs, snapshot(encoder_of(frozen)))
     assert not encoder_of(frozen).trainable_weights
     decoder = snapshot(frozen.get_layer("decoder"))
-    fit(frozen, photos, masks)
+    fit(frozen, photos, masks, eagerly)
     assert_equal(theirs, snapshot(encoder_of(frozen)))
     after = snapshot(frozen.get_layer("decoder"))
     assert all(not np.array_equal(decoder[key], after[key]) for key in decoder)
@@ -69,7 +70,7 @@ def test_frozen_stays_and_finetune_moves(name, photos, masks):
 
     finetuned = transfer_encoder(classifier, build_segmenter(name, WIDTH), "finetune")
     assert_equal(theirs, snapshot(encoder_of(finetuned)))
-    fit(finetuned, photos, masks)
+    fit(finetuned, photos, masks, eagerly)
     moved = snapshot(encoder_of(finetuned))
     still = {key for key in theirs if np.array_equal(theirs[key], moved[key])}
     # A hidden unit of the channel attention can be silent on these photos; everything else must have moved.
@@ -97,7 +98,7 @@ def test_a_saved_segmenter_is_the_same_and_as_frozen(transfer, photos, tmp_path)
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_saved_classifier_is_the_same(pooling, photos, tmp_path):
-    classifier = build_classifier("resnet50_cbam", WIDTH, pooling, dense=(8,), image_size=SIDE)
+    classifier = build_classifier("vgg16_cbam", WIDTH, pooling, dense=(8,), image_size=SIDE)
     classifier.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert np.array_equal(np.asarray(classifier(photos)), np.asarray(again(photos)))
@@ -125,7 +126,7 @@ def test_layer_names_are_stable(name):
     assert attention == {"vgg16_cbam": 5, "resnet50_cbam": 16}.get(name, 0)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ["vgg16", "resnet50"])
 def test_sides_are_multiples_of_32(name):
     segmenter = build_segmenter(name, WIDTH)
     shape = (1, SIDE_MULTIPLE, 3 * SIDE_MULTIPLE)
@@ -134,7 +135,7 @@ def test_sides_are_multiples_of_32(name):
     with pytest.raises(Exception): segmenter(np.zeros((1, 64, 40, 3)))
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", ["vgg16_cbam", "resnet50_cbam"])
 def test_each_photo_of_a_batch_counts_for_itself(name, photos):
     segmenter = build_segmenter(name, WIDTH)
     together = np.asarray(segmenter(photos))
@@ -146,7 +147,7 @@ def test_l2_is_paid_for_every_convolution_of_the_encoder_and_decoder():
     segmenter = build_segmenter("vgg16", WIDTH, l2=0.01)
     kernels = [layer.kernel for part in ("encoder", "decoder") for layer in segmenter.get_layer(part).layers
                if isinstance(layer, keras.layers.Conv2D)]
-    expected = 0.01 * sum(float(np.square(np.array(kernel)).sum()) for kernel in kernels)
+    expected = 0.01 * sum(float(keras.ops.sum(keras.ops.square(kernel))) for kernel in kernels)
     assert float(sum(segmenter.losses)) == pytest.approx(expected, rel=1e-4)
 
 
