@@ -49,7 +49,7 @@ def signature(photo:np.ndarray, # uint8 (height, width, 3)
     detail = np.clip(detail/contrast, -2.5, 2.5)*lit
     detail -= lit*detail.sum()/max(lit.sum(), 1)
     norm = np.linalg.norm(detail)
-    return (detail/norm if norm > 1e-3 else np.zeros_like(detail)).astype(np.float32)
+    return (detail/norm if norm > 1 else np.zeros_like(detail)).astype(np.float32)
 
 # %% ../nbs/03_leakage.ipynb #cell-20
 _PADDED = 216 # at least SIDE and a third of it, with small prime factors

@@ -12,10 +12,8 @@ import csv
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,7 +113,7 @@ def load_state(path:Path, # a file of `save_state`
             if any(saved[name].shape != tuple(variable.shape) for name, variable in variables.items()): raise ValueError
             for name, variable in variables.items(): variable.assign(saved[name])
             return json.loads(str(saved["progress"]))
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RetinalError(f"{printable(path)} does not fit this model; delete the run folder or give another `output`.") from error
 
 # %% ../nbs/22_training.ipynb #cell-21
