@@ -42,14 +42,18 @@ def bce(
 
 # %% ../nbs/20_losses.ipynb #cell-16
 def dice_loss(
-    y_true, # tensor (n, h, w, 1), coverage 0..1
-    y_pred, # tensor (n, h, w, 1), probability 0..1
+    y_true, # tensor (n, h, w, kinds), coverage 0..1
+    y_pred, # tensor (n, h, w, kinds), probability 0..1
     smoothing:float = 1.0, # pixels added above and below the line; above 0
-): # float32 scalar, 0 (the same region) to 1 (nothing shared)
-    "One minus the Dice coefficient of the whole batch."
+): # float32 scalar, 0 (the same regions) to 1 (nothing shared)
+    "One minus the Dice coefficient of the whole batch, mean over the kinds of lesion."
     y_true, y_pred = _float32(y_true, y_pred)
-    shared = ops.sum(ops.minimum(y_true, y_pred))
-    return 1 - (2 * shared + smoothing) / (ops.sum(y_true) + ops.sum(y_pred) + smoothing)
+    shared, both = _sums(ops.minimum(y_true, y_pred)), _sums(y_true) + _sums(y_pred)
+    return ops.mean(1 - (2 * shared + smoothing) / (both + smoothing))
+
+def _sums(x):
+    "The sum of each map over the batch's pixels: (n, h, w, kinds) to (kinds,)."
+    return ops.sum(x, axis=(0, 1, 2))
 
 # %% ../nbs/20_losses.ipynb #cell-21
 def focal_tversky(
@@ -57,15 +61,15 @@ def focal_tversky(
     beta:float = 0.3, # weight of false alarm pixels
     gamma:float = 4 / 3, # above 1: batches that are nearly right keep a larger gradient
     smoothing:float = 1.0, # pixels added above and below the line; above 0
-) -> Callable: # loss(y_true, y_pred) -> float32 scalar 0..1; both (n, h, w, 1)
-    "Focal Tversky loss of the whole batch."
+) -> Callable: # loss(y_true, y_pred) -> float32 scalar 0..1; both (n, h, w, kinds)
+    "Focal Tversky loss of the whole batch, mean over the kinds of lesion."
     def focal_tversky(y_true, y_pred):
         y_true, y_pred = _float32(y_true, y_pred)
-        shared = ops.sum(ops.minimum(y_true, y_pred))
-        missed, false_alarms = ops.sum(y_true) - shared, ops.sum(y_pred) - shared
+        shared = _sums(ops.minimum(y_true, y_pred))
+        missed, false_alarms = _sums(y_true) - shared, _sums(y_pred) - shared
         index = (shared + smoothing) / (shared + alpha * missed + beta * false_alarms + smoothing)
         # the derivative of x ** 0.75 is infinite at 0, which float32 rounding reaches
-        return ops.power(ops.maximum(1 - index, 1e-7), 1 / gamma)
+        return ops.mean(ops.power(ops.maximum(1 - index, 1e-7), 1 / gamma))
     return focal_tversky
 
 # %% ../nbs/20_losses.ipynb #cell-25

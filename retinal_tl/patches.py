@@ -85,29 +85,34 @@ def augment(photo:np.ndarray, # uint8 (side, side, 3)
 class PatchSource:
     "A prepared photo with its mask, indexed for sampling."
     image: np.ndarray # uint8 (diameter, diameter, 3)
-    coverage: np.ndarray # uint8 (diameter, diameter), share of each pixel that is lesion
+    coverage: np.ndarray # uint8 (diameter, diameter[, kinds]), share of each pixel that is lesion, for each kind of lesion
     inside: np.ndarray # bool (diameter, diameter), the field of view
-    lesion_pixels: np.ndarray # int32 (n, 2), column and row of each lesion pixel, lesion after lesion
-    lesion_starts: np.ndarray # int32 (lesions + 1,), where each lesion's pixels begin
+    lesions: tuple[tuple[np.ndarray, ...], ...] # for each kind, for each single lesion, its pixels: int32 (n, 2), column and row
 
 def patch_source(image:np.ndarray, # uint8 (diameter, diameter, 3)
-                 coverage:np.ndarray, # uint8 (diameter, diameter)
+                 coverage:np.ndarray, # uint8 (diameter, diameter), or (diameter, diameter, kinds) for up to four kinds of lesion
                  inside:np.ndarray, # bool (diameter, diameter)
                  ) -> PatchSource: # holds the arrays as they are, not copies
     "Find the single lesions of a mask. Raises `RetinalError` if the shapes differ."
-    if not image.shape[:2] == coverage.shape == inside.shape:
+    if not image.shape[:2] == coverage.shape[:2] == inside.shape:
         raise RetinalError(f"Photo {image.shape[:2]}, mask {coverage.shape} and field {inside.shape} differ in size; prepare them with the same settings.")
-    lesions, labels = cv2.connectedComponents((coverage > 0).astype(np.uint8), connectivity=8)
+    kinds = coverage if coverage.ndim == 3 else coverage[..., None]
+    return PatchSource(image, coverage, inside, tuple(_single_lesions(kinds[..., i]) for i in range(kinds.shape[2])))
+
+def _single_lesions(coverage:np.ndarray) -> tuple[np.ndarray, ...]:
+    "The pixels of each connected region: int32 (n, 2), column and row."
+    count, labels = cv2.connectedComponents((coverage > 0).astype(np.uint8), connectivity=8)
     rows, columns = np.nonzero(labels)
     order = np.argsort(labels[rows, columns], kind="stable")
-    counts = np.bincount(labels[rows, columns], minlength=lesions)[1:]
-    return PatchSource(image, coverage, inside, np.stack([columns, rows], 1)[order].astype(np.int32), np.append(0, np.cumsum(counts)).astype(np.int32))
+    counts = np.bincount(labels[rows, columns], minlength=count)[1:]
+    pixels = np.stack([columns, rows], 1)[order].astype(np.int32)
+    return tuple(np.split(pixels, np.cumsum(counts)[:-1])) if count > 1 else ()
 
 # %% ../nbs/05_patches.ipynb #cell-15
-def _point_on_lesion(source:PatchSource, rng:np.random.Generator) -> np.ndarray:
+def _point_on_lesion(lesions:Sequence[np.ndarray], rng:np.random.Generator) -> np.ndarray:
     "Column and row of a pixel of a lesion; every lesion is as likely as any other."
-    lesion = rng.integers(len(source.lesion_starts)-1)
-    return source.lesion_pixels[rng.integers(source.lesion_starts[lesion], source.lesion_starts[lesion+1])]
+    pixels = lesions[rng.integers(len(lesions))]
+    return pixels[rng.integers(len(pixels))]
 
 def _point_in_field(source:PatchSource, rng:np.random.Generator) -> np.ndarray:
     "Column and row of any pixel of the field of view."
@@ -123,18 +128,23 @@ def sample_patches(sources:Sequence[PatchSource], # at least one
                    rng:np.random.Generator, # where chance comes from; the same state gives the same patches
                    lesion_share:float=0.5, # share of the patches that is placed on a lesion, if any source has one
                    augmentation:Augmentation=NO_AUGMENTATION, # amounts
-                   ) -> tuple[np.ndarray, np.ndarray]: # uint8 (count, size, size, 3) and uint8 (count, size, size)
-    "Patches and their masks: a share on lesions, the others anywhere in the field. Raises `RetinalError` if there are no sources."
+                   ) -> tuple[np.ndarray, np.ndarray]: # uint8 (count, size, size, 3) and uint8 (count, size, size[, kinds])
+    "Patches and their masks: a share on lesions, each kind as often as the others, the rest anywhere in the field. Raises `RetinalError` if there are no sources."
     if not sources: raise RetinalError("There are no photographs to take patches from; check the data with `retinal_tl check-data`.")
-    diseased = [source for source in sources if len(source.lesion_starts) > 1]
-    patches, coverages = np.empty((count, size, size, 3), np.uint8), np.empty((count, size, size), np.uint8)
+    # Each kind of lesion that there is, with the photographs that show it.
+    kinds = [shown for kind in range(len(sources[0].lesions)) if (shown := [(source, source.lesions[kind]) for source in sources if source.lesions[kind]])]
+    patches, coverages = np.empty((count, size, size, 3), np.uint8), np.empty((count, size, size)+sources[0].coverage.shape[2:], np.uint8)
     for i in range(count):
-        on_lesion = bool(diseased) and rng.random() < lesion_share
-        source = (diseased if on_lesion else sources)[rng.integers(len(diseased if on_lesion else sources))]
-        point = _point_on_lesion(source, rng)+rng.uniform(-size/3, size/3, 2) if on_lesion else _point_in_field(source, rng)
+        if kinds and rng.random() < lesion_share:
+            shown = kinds[rng.integers(len(kinds))]
+            source, lesions = shown[rng.integers(len(shown))]
+            point = _point_on_lesion(lesions, rng)+rng.uniform(-size/3, size/3, 2)
+        else:
+            source = sources[rng.integers(len(sources))]
+            point = _point_in_field(source, rng)
         geometry = random_geometry(tuple(point), size, augmentation, rng)
         patches[i] = random_tint(cut(source.image, geometry, size), augmentation, rng)
-        coverages[i] = cut(source.coverage, geometry, size)
+        coverages[i] = cut(source.coverage, geometry, size).reshape(coverages.shape[1:]) # OpenCV drops a last axis of 1
     return patches, coverages
 
 # %% ../nbs/05_patches.ipynb #cell-22

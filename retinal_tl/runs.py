@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATA_SETS', 'AUGMENTATIONS', 'TRANSFERS', 'ENCODERS', 'PRESETS', 'Stage1', 'Stage2', 'settings_for',
-           'notebook_parameters', 'open_data', 'photo_name', 'run_stage1', 'run_stage2']
+           'notebook_parameters', 'open_data', 'photo_name', 'run_stage1', 'run_stage2', 'results_of']
 
 # %% ../nbs/33_runs.ipynb #cell-3
 import hashlib
@@ -13,6 +13,7 @@ import os
 import platform
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
@@ -24,15 +25,15 @@ import cv2
 import numpy as np
 
 from . import datasets, patches
-from .cards import SCHEMA_VERSION, read_card, write_card
+from .cards import SCHEMA_VERSION, lesions_of, read_card, write_card
 from .datasets import Dataset, Example, Split, join_datasets, read_dataset, split_examples
 from .evaluation import evaluate_classifier, evaluate_segmentation, plot_example, plot_precision_recall, save_figure
 from .images import LESIONS, RetinalError, nearest, printable, read_mask, read_photo, writing, write_png
 from .inference import classify_prepared, segment_prepared
 from .leakage import Pair, find_same_eyes, guard, merge_eyes, read_signatures
-from .metrics import PixelHistogram, average_precision, best_threshold, pixel_histogram, roc_auc
+from .metrics import average_precision, best_threshold, pixel_histogram, quantize, roc_auc
 from .patches import PatchSource, patch_source, sample_patches
-from .preprocess import CLAHE_MODES, Prepared, Preprocessing, prepare_file, prepare_mask
+from .preprocess import CLAHE_MODES, Prepared, Preprocessing, find_field_of_view, prepare_file, prepare_mask
 from .synthetic import write_synthetic
 
 # %% ../nbs/33_runs.ipynb #cell-6
@@ -78,7 +79,7 @@ class Stage2:
     data_root: str|None=None # as in stage 1
     csv: str|None=None # as in stage 1
     preset: str="demo" # see `PRESETS`
-    lesion: str="exudates" # one of `LESIONS`
+    lesion: str="exudates" # one of `LESIONS`; several joined with +, each with a decoder of its own; `all`
     stage1_run: str|None=None # run folder; none: the newest in `output` that fits, or a new one
     transfer: str="frozen" # `frozen` (the paper), `finetune`, `scratch`
     encoder: str|None=None # of a new stage 1, or from scratch
@@ -126,7 +127,7 @@ PRESETS = {
 }
 
 # %% ../nbs/33_runs.ipynb #cell-9
-_CHOICES = dict(preset=tuple(PRESETS), encoder=ENCODERS, transfer=TRANSFERS, lesion=LESIONS, clahe=CLAHE_MODES, augmentation=tuple(AUGMENTATIONS),
+_CHOICES = dict(preset=tuple(PRESETS), encoder=ENCODERS, transfer=TRANSFERS, clahe=CLAHE_MODES, augmentation=tuple(AUGMENTATIONS),
                 labels=("photo", "patch"), pooling=("average", "max", "logsumexp", "flatten"), precision=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
 _RANGES = dict(width=(0.01, 4), diameter=(32, 8192), image_size=(32, 8192), patch_size=(32, 2048), overlap=(0, 0.75), lesion_share=(0, 1), dropout=(0, 0.99),
                l2=(0, 1), batch_size=(1, 4096), epochs=(1, 100000), steps_per_epoch=(1, 10000000), learning_rate=(1e-9, 10), patience=(1, 100000),
@@ -156,6 +157,7 @@ def _checked(name:str, value:object, type_name:str) -> object:
     if name in ("data",):
         for part in str(value).split("+"):
             if part not in DATA_SETS: raise RetinalError(f"There is no data set {part!r}{_hint(part, DATA_SETS)}.")
+    if name == "lesion": return _checked_lesions(str(value))
     if name in _CHOICES and value not in _CHOICES[name]: raise RetinalError(f"{name} cannot be {value!r}{_hint(value, _CHOICES[name])}.")
     if name == "loss": _check_loss(value)
     if "bool" in type_name:
@@ -170,6 +172,13 @@ def _checked(name:str, value:object, type_name:str) -> object:
         return int(value) if whole else float(value)
     if not isinstance(value, (str, Path)): raise RetinalError(f"{name} is {value!r}; give a word.")
     return str(value)
+
+def _checked_lesions(text:str) -> str:
+    "One lesion, or several in the order of `LESIONS`, joined with +."
+    parts = list(LESIONS) if text == "all" else text.split("+")
+    for part in parts:
+        if part not in LESIONS: raise RetinalError(f"lesion cannot be {part!r}{_hint(part, (*LESIONS, 'all'))}.")
+    return "+".join(lesion for lesion in LESIONS if lesion in parts)
 
 def _check_loss(value:object) -> None:
     "Raise for a loss that `make_loss` does not know, without a batch to try it on."
@@ -276,7 +285,7 @@ def _random_center(inside:np.ndarray, side:int, rng:np.random.Generator) -> tupl
     return tuple((diameter-1)/2+rng.uniform(-room, room, 2))
 
 # %% ../nbs/33_runs.ipynb #cell-21
-_MEASURED_PHOTOS = 32 # of the validation photographs, after each epoch; all of them at the end
+_MEASURED_PHOTOS = 64 # of the validation photographs, after each epoch; all of them at the end
 _MEASURED_SQUARES = 256 # likewise, where squares have labels of their own
 
 def _probabilities(predict:Callable, prepared:Sequence[Prepared], card:dict) -> np.ndarray:
@@ -300,8 +309,11 @@ def run_stage1(report:Callable[[str], None]=print, # is told what happens, a lin
     from retinal_tl import training
     dataset = open_data(settings.data, settings.data_root, settings.csv)
     examples = [example for example in dataset.examples if example.label is not None]
-    if settings.labels == "patch" and not any(any(example.masks.values()) for example in examples):
-        raise RetinalError(f"The photographs of {settings.data} have no masks, so labels cannot be 'patch'; give labels 'photo'.")
+    if settings.labels == "patch":
+        # a diseased photo without masks does not say which of its patches are healthy
+        examples = [example for example in examples if example.masks or not example.label]
+        if not any(any(example.masks.values()) for example in examples):
+            raise RetinalError(f"The photographs of {settings.data} have no masks, so labels cannot be 'patch'; give labels 'photo'.")
     if len({example.label for example in examples}) < 2:
         raise RetinalError(f"The photographs of {settings.data} do not show both lesions and health; stage 1 needs both. Give other data, or a stage1_run to stage 2.")
     for problem in dataset.problems: report(problem)
@@ -343,22 +355,28 @@ def run_stage1(report:Callable[[str], None]=print, # is told what happens, a lin
     return folder
 
 # %% ../nbs/33_runs.ipynb #cell-24
-def _load_sources(examples:Sequence[Example], lesion:str, preprocessing:Preprocessing, cache:Path) -> list[PatchSource]:
-    "Prepared photographs with the masks of one lesion."
+def _mask(example:Example, lesion:str, shape:tuple[int, int]) -> np.ndarray:
+    "bool (height, width): where an annotated lesion is; nowhere if it is annotated as absent."
+    return np.zeros(shape, bool) if example.masks[lesion] is None else read_mask(example.masks[lesion], shape)
+
+def _load_sources(examples:Sequence[Example], lesions:Sequence[str], preprocessing:Preprocessing, cache:Path) -> list[PatchSource]:
+    "Prepared photographs with the masks of the lesions, one beside the other."
     def load(example):
         prepared = prepare_file(example.photo, preprocessing, cache)
-        mask = np.zeros(prepared.shape, bool) if example.masks[lesion] is None else read_mask(example.masks[lesion], prepared.shape)
-        return patch_source(np.array(prepared.image), prepare_mask(mask, prepared.field, preprocessing), prepared.inside)
+        coverages = [prepare_mask(_mask(example, lesion, prepared.shape), prepared.field, preprocessing) for lesion in lesions]
+        return patch_source(np.array(prepared.image), np.stack(coverages, -1), prepared.inside)
     with ThreadPoolExecutor(os.cpu_count()) as pool: return list(pool.map(load, examples))
 
-def _measure_segmenter(model, sources:Sequence[PatchSource], side:int, batch:int) -> dict[str, float]:
-    "AUPR over the tiles of the validation photographs, at the network's scale."
-    total, predict = None, _keras_predict(model)
+def _measure_segmenter(model, sources:Sequence[PatchSource], lesions:Sequence[str], side:int, batch:int) -> dict[str, float]:
+    "AUPR over the tiles of the validation photographs, at the network's scale; of several lesions the mean, then each."
+    counted, predict = [[] for _ in lesions], _keras_predict(model)
     for source in sources:
-        probability = np.clip(patches.predict_tiles(source.image, predict, side, 0.0, source.inside, batch), 0, 1)
-        counted = pixel_histogram(probability, source.coverage > 127, source.inside)
-        total = counted if total is None else total+counted
-    return dict(aupr=average_precision(total))
+        maps = np.clip(patches.predict_tiles(source.image, predict, side, 0.0, source.inside, batch), 0, 1).reshape(source.coverage.shape)
+        for i, histograms in enumerate(counted): histograms.append(pixel_histogram(maps[..., i], source.coverage[..., i] > 127, source.inside))
+    each = {lesion: average_precision(sum(histograms)) for lesion, histograms in zip(lesions, counted)}
+    defined = [value for value in each.values() if not np.isnan(value)]
+    mean = float(np.mean(defined)) if defined else float("nan")
+    return dict(aupr=mean) | ({f"aupr_{lesion}": value for lesion, value in each.items()} if len(lesions) > 1 else {})
 
 # %% ../nbs/33_runs.ipynb #cell-25
 def run_stage2(report:Callable[[str], None]=print, # is told what happens, a line at a time
@@ -369,21 +387,24 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     from retinal_tl import training
     if settings.stage1_run is not None: _stage1_card(settings.stage1_run)
     dataset = open_data(settings.data, settings.data_root, settings.csv)
-    examples = [example for example in dataset.examples if settings.lesion in example.masks]
-    if not any(example.masks[settings.lesion] for example in examples): raise RetinalError(f"No photograph of {settings.data} has a mask of {settings.lesion}; see `retinal_tl check-data`.")
+    lesions = settings.lesion.split("+")
+    examples = [example for example in dataset.examples if all(lesion in example.masks for lesion in lesions)]
+    for lesion in lesions:
+        if not any(example.masks[lesion] for example in examples):
+            raise RetinalError(f"No photograph of {settings.data} has a mask of {lesion}{' and an answer for the others' if len(lesions) > 1 else ''}; see `retinal_tl check-data`.")
     for problem in dataset.problems: report(problem)
     stage1 = _find_stage1(settings, parameters, report)
     parent = None if stage1 is None else _stage1_card(stage1)
     if parent: settings = replace(settings, encoder=parent["encoder"], width=parent["width"])
     sides = _sides(examples, settings, _kept_signatures(stage1), parent["data"].get("training_eyes", ()) if parent else (), report)
-    folder = _run_folder(f"stage2-{settings.lesion}-{settings.transfer}", settings, sides.split, parent["files"]["model.keras"] if parent else "")
+    folder = _run_folder(f"stage2-{settings.lesion if len(lesions) < len(LESIONS) else 'all'}-{settings.transfer}", settings, sides.split, parent["files"]["model.keras"] if parent else "")
     finished = _finished(folder, settings, report)
     if finished: return finished
-    card = _new_card(settings, sides, folder, kind="segmenter", lesion=settings.lesion, transfer=settings.transfer, tile=settings.patch_size, overlap=settings.overlap, head={},
+    card = _new_card(settings, sides, folder, kind="segmenter", lesion=lesions if len(lesions) > 1 else settings.lesion, transfer=settings.transfer, tile=settings.patch_size, overlap=settings.overlap, head={},
                      parents=[dict(name=parent["name"], kind="classifier", model=parent["files"]["model.keras"], data=parent["data"], metrics=parent["metrics"], training=parent["training"])] if parent else [])
     write_card(folder, card)
     preprocessing, cache = Preprocessing(**card["preprocessing"]), Path(settings.output)/"cache"
-    learned, judged = [_load_sources(part, settings.lesion, preprocessing, cache) for part in (sides.split.training, sides.split.validation)]
+    learned, judged = [_load_sources(part, lesions, preprocessing, cache) for part in (sides.split.training, sides.split.validation)]
     report(f"Stage 2, {settings.lesion}, {settings.transfer}: {len(learned)} photographs to learn from, {len(judged)} to judge by.")
     make_batch = lambda epoch, step: _patch_batch(learned, settings, epoch, step)
     _picture_of_patches(folder, make_batch)
@@ -394,21 +415,23 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     if parent and settings.transfer != "scratch":
         from retinal_tl.segmenter import transfer_encoder
         transfer_encoder(training.load_weights(stage1), model, settings.transfer)
-    history = training.train(model, make_batch, lambda model: _measure_segmenter(model, judged, settings.patch_size, settings.batch_size), folder, _recipe(settings), report)
+    history = training.train(model, make_batch, lambda model: _measure_segmenter(model, judged, lesions, settings.patch_size, settings.batch_size), folder, _recipe(settings), report)
     files = training.save_model(model, folder, card, _some_tiles(judged[0], settings.patch_size))
     predict, metrics = _predictor(folder, model), {}
-    metrics["validation"] = _evaluate(sides.split.validation, settings.lesion, card, predict, cache, None, folder)
-    threshold = metrics["validation"]["threshold"]
-    if sides.split.test: metrics["test"] = _evaluate(sides.split.test, settings.lesion, card, predict, cache, threshold, None)
-    write_card(folder, card | dict(status="finished", threshold=threshold, metrics=metrics, files=files, training=card["training"] | _time(history)))
-    report(f"Stage 2 is in {printable(folder)}: AUPR {_figure(metrics['validation']['aupr'])} on {len(judged)} validation photographs.")
+    validation = metrics["validation"] = _evaluate(sides.split.validation, card, predict, cache, {}, folder)
+    thresholds = {lesion: result["threshold"] for lesion, result in validation.items()}
+    if sides.split.test: metrics["test"] = _evaluate(sides.split.test, card, predict, cache, thresholds, None)
+    if len(lesions) == 1: metrics, thresholds = {part: results[settings.lesion] for part, results in metrics.items()}, thresholds[settings.lesion]
+    write_card(folder, card | dict(status="finished", threshold=thresholds, metrics=metrics, files=files, training=card["training"] | _time(history)))
+    figures = ", ".join(f"{_figure(result['aupr'])} of {lesion}" for lesion, result in validation.items())
+    report(f"Stage 2 is in {printable(folder)}: AUPR {figures} on {len(judged)} validation photographs.")
     return folder
 
 def _patch_batch(sources:Sequence[PatchSource], settings:Stage2, epoch:int, step:int) -> tuple[np.ndarray, np.ndarray]:
     "float32 (batch, side, side, 3) of 0..255 and (batch, side, side, 1) of 0..1."
     cut, coverage = sample_patches(sources, settings.patch_size, settings.batch_size, np.random.default_rng((settings.seed, epoch, step)),
                                    settings.lesion_share, AUGMENTATIONS[settings.augmentation])
-    return cut.astype(np.float32), coverage[..., None]/np.float32(255)
+    return cut.astype(np.float32), coverage/np.float32(255)
 
 # %% ../nbs/33_runs.ipynb #cell-27
 def _stage1_card(folder:str|Path) -> dict:
@@ -545,32 +568,50 @@ def _predictor(folder:Path, model) -> Callable[[np.ndarray], np.ndarray]:
     return lambda pictures: session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(pictures, np.float32)})[0]
 
 # %% ../nbs/33_runs.ipynb #cell-33
-def _maps(examples:Sequence[Example], lesion:str, card:dict, predict:Callable, cache:Path):
-    "(name, probability, mask) of each photo in turn, at its own size."
-    for example in examples:
+def _keep_maps(examples:Sequence[Example], card:dict, predict:Callable, cache:Path, kept:Path) -> None:
+    "Each photo's 16-bit maps, at its own size, as files of a folder, so that the network sees it once for all lesions and figures."
+    for i, example in enumerate(examples):
         prepared = prepare_file(example.photo, Preprocessing(**card["preprocessing"]), cache)
-        mask = np.zeros(prepared.shape, bool) if example.masks[lesion] is None else read_mask(example.masks[lesion], prepared.shape)
-        yield photo_name(example), segment_prepared(prepared, predict, card), mask
+        for lesion, probability in segment_prepared(prepared, predict, card).items(): np.save(kept/f"{i}-{lesion}.npy", quantize(probability))
 
-def _evaluate(examples:Sequence[Example], lesion:str, card:dict, predict:Callable, cache:Path, threshold:float|None, folder:Path|None) -> dict:
-    "`evaluate_segmentation` over photographs; pictures go into the run folder."
-    result = evaluate_segmentation(_maps(examples, lesion, card, predict, cache), threshold)
-    if folder is None: return result
-    save_figure(folder/"figures"/"precision_recall.png", plot_precision_recall(result), 80)
+def _with_maps(examples:Sequence[Example], lesion:str, kept:Path):
+    "(name, map, mask) of each photo in turn."
+    for i, example in enumerate(examples):
+        probability = np.load(kept/f"{i}-{lesion}.npy", mmap_mode="r")
+        yield photo_name(example), probability, _mask(example, lesion, probability.shape)
+
+def _evaluate(examples:Sequence[Example], card:dict, predict:Callable, cache:Path, thresholds:Mapping[str, float], folder:Path|None) -> dict[str, dict]:
+    "`evaluate_segmentation` over photographs, by lesion; pictures go into the run folder."
+    with tempfile.TemporaryDirectory() as kept:
+        _keep_maps(examples, card, predict, cache, Path(kept))
+        results = {lesion: evaluate_segmentation(_with_maps(examples, lesion, Path(kept)), thresholds.get(lesion)) for lesion in lesions_of(card)}
+        if folder is not None:
+            for lesion, result in results.items(): _pictures(folder, examples, lesion, result, Path(kept), "" if len(results) == 1 else f"{lesion}_")
+    return results
+
+def _pictures(folder:Path, examples:Sequence[Example], lesion:str, result:dict, kept:Path, prefix:str) -> None:
+    "The curve, and the best, the middle and the worst photograph."
+    save_figure(folder/"figures"/f"{prefix}precision_recall.png", plot_precision_recall(result), 80)
     ranked = sorted((one for one in result["per_image"] if one["aupr"] is not None), key=lambda one: -one["aupr"])
+    items = {name: (example, map, mask) for example, (name, map, mask) in zip(examples, _with_maps(examples, lesion, kept))} if ranked else {}
     for place, one in dict(best=ranked[0], middle=ranked[len(ranked)//2], worst=ranked[-1]).items() if ranked else ():
-        example = next(example for example in examples if photo_name(example) == one["name"])
-        _picture_of_map(folder/"figures"/f"{place}.png", example, lesion, card, predict, cache, result["threshold"], f"{place}: {example.photo.name}, AUPR {one['aupr']:.3f}")
-    return result
+        example, probability, mask = items[one["name"]]
+        _picture_of_map(folder/"figures"/f"{prefix}{place}.png", example, probability, mask, result["threshold"], f"{place}: {example.photo.name}, AUPR {one['aupr']:.3f}")
+
+def results_of(metrics:Mapping[str, dict], # of a card
+               ) -> dict[str, dict]: # the same with one result an entry, where a run has several lesions: `validation, exudates`
+    "The figures of a run as rows of a table; see `metrics_table`."
+    return {", ".join(filter(None, (part, lesion))): result for part, results in metrics.items()
+            for lesion, result in ({"": results} if "images" in results else results).items()}
 
 # %% ../nbs/33_runs.ipynb #cell-34
 _PICTURE = 560 # side of a photograph in a picture, pixels
 
-def _picture_of_map(path:Path, example:Example, lesion:str, card:dict, predict:Callable, cache:Path, threshold:float, title:str) -> None:
-    "Photo, probability and the paper's overlay of one photograph."
-    [(_, probability, mask)] = _maps([example], lesion, card, predict, cache)
-    field = prepare_file(example.photo, Preprocessing(**card["preprocessing"]), cache).field
-    photo, probability, truth = (field.crop(array, _PICTURE) for array in (read_photo(example.photo), probability, mask.astype(np.float32)))
+def _picture_of_map(path:Path, example:Example, probability:np.ndarray, mask:np.ndarray, threshold:float, title:str) -> None:
+    "Photo, 16-bit probability and the paper's overlay of one photograph."
+    photo = read_photo(example.photo)
+    field = find_field_of_view(photo)
+    photo, probability, truth = (field.crop(array, _PICTURE) for array in (photo, probability/np.float32(65535), mask.astype(np.float32)))
     save_figure(path, plot_example(photo, probability.clip(0, 1), truth >= 0.5, threshold, title, 3.2), 75)
 
 def _sheet(path:Path, pictures:Sequence[np.ndarray], columns:int) -> None:
@@ -591,7 +632,7 @@ def _picture_of_patches(folder:Path, make_batch:Callable) -> None:
     "A batch as stage 2 sees it, lesions outlined in green."
     pictures = []
     for photo, coverage in zip(*make_batch(0, 0)):
-        picture, mask = (cv2.resize(array, (160, 160)) for array in (photo.astype(np.uint8), coverage[..., 0]))
+        picture, mask = (cv2.resize(array, (160, 160)) for array in (photo.astype(np.uint8), coverage.max(-1)))
         contours, _ = cv2.findContours((mask > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         pictures.append(cv2.drawContours(picture, contours, -1, (0, 255, 0), 1))
     columns = min(6, len(pictures))

@@ -40,7 +40,8 @@ def build_decoder(
     feature_shapes:list[tuple[int|None, int|None, int]], # height, width and channels of each map, finest first; sides may be open
     l2:float = 0.0, # weight of the squared convolution kernels in the loss
     dtype:str = "float32", # Keras dtype policy of every layer
-) -> keras.Model: # named 'decoder': a list of maps (n, h, w, c), each half the size of the one before, to one map of the first one's size
+    name:str = "decoder", # of the model
+) -> keras.Model: # a list of maps (n, h, w, c), each half the size of the one before, to one map of the first one's size
     "The way back from the coarsest map to the finest, one block for each skip."
     kind = keras.DTypePolicy(dtype).compute_dtype
     features = [keras.Input(shape, dtype=kind, name=f"features{2**i}") for i, shape in enumerate(feature_shapes)]
@@ -48,7 +49,7 @@ def build_decoder(
     for i in reversed(range(len(features) - 1)):
         channels = max(features[i].shape[-1] // 2, LEAST_CHANNELS)
         x = decoder_block(x, features[i], channels, f"block{2**i}", l2, dtype)
-    return keras.Model(features, x, name="decoder")
+    return keras.Model(features, x, name=name)
 
 # %% ../nbs/13_segmenter.ipynb #cell-14
 LESION_SHARE = 0.01 # what an untrained segmenter's probabilities are set around
@@ -59,16 +60,18 @@ def build_segmenter(
     width:float = 1.0, # multiplier of the encoder's channels
     l2:float = 0.0, # weight of the squared convolution kernels in the loss
     dtype:str = "float32", # Keras dtype policy of every layer but the last
-) -> keras.Model: # named 'segmenter': float (n, h, w, 3) in 0..255, sides multiples of 32, to float32 (n, h, w, 1), probability
-    "An encoder, a decoder with a skip at every scale, and one sigmoid map; raises `RetinalError` as `build_encoder` does."
+    kinds:int = 1, # kinds of lesion; each has a decoder of its own over the one encoder
+) -> keras.Model: # named 'segmenter': float (n, h, w, 3) in 0..255, sides multiples of 32, to float32 (n, h, w, kinds), probabilities
+    "An encoder, a decoder with a skip at every scale, and one sigmoid map for each kind of lesion; raises `RetinalError` as `build_encoder` does."
     photo = keras.Input((None, None, 3), name="photo")
     features = list(build_encoder(encoder, width, l2, dtype)(photo))
     if encoder.startswith("resnet50"):
         features.insert(0, layers.Rescaling(1 / 255, name="photo_skip", dtype=dtype)(photo))
-    x = build_decoder([feature.shape[1:] for feature in features], l2, dtype)(features)
-    bias = keras.initializers.Constant(log(LESION_SHARE / (1 - LESION_SHARE)))
-    x = layers.Conv2D(1, 1, activation="sigmoid", bias_initializer=bias, name="probability", dtype="float32")(x)
-    return keras.Model(photo, x, name="segmenter")
+    bias, maps = keras.initializers.Constant(log(LESION_SHARE / (1 - LESION_SHARE))), []
+    for ending in ["", *range(2, kinds + 1)]:
+        x = build_decoder([feature.shape[1:] for feature in features], l2, dtype, f"decoder{ending}")(features)
+        maps.append(layers.Conv2D(1, 1, activation="sigmoid", bias_initializer=bias, name=f"probability{ending}", dtype="float32")(x))
+    return keras.Model(photo, maps[0] if kinds == 1 else layers.Concatenate(name="probabilities", dtype="float32")(maps), name="segmenter")
 
 # %% ../nbs/13_segmenter.ipynb #cell-23
 TRANSFERS = ("frozen", "finetune", "scratch")

@@ -15,13 +15,14 @@ import json
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from .cards import file_digest, read_card
+from .cards import file_digest, lesions_of, read_card
 from .classifier import build_classifier
 from .images import RetinalError, nearest, printable, write_text, writing
 from .losses import make_loss
@@ -169,12 +170,20 @@ def _train_epoch(model:keras.Model, make_batch:Callable, epoch:int, recipe:Recip
     from tqdm import tqdm
     began = time.time()
     reseed(model, recipe.seed, epoch)
-    model.reset_metrics()
     bar = tqdm(range(recipe.steps_per_epoch), desc=f"epoch {epoch+1}/{recipe.epochs}", leave=False, disable=None)
-    for step in bar: loss = float(model.train_on_batch(*make_batch(epoch, step))) # the mean over the epoch's steps so far
+    loss = float(np.mean([model.train_on_batch(*batch) for _, batch in zip(bar, _ahead(make_batch, epoch, recipe.steps_per_epoch))]))
     if not np.isfinite(loss): raise RetinalError(f"The loss became {loss} in epoch {epoch+1}; give a lower learning_rate.")
     rate = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
     return dict(epoch=epoch+1, loss=loss, learning_rate=rate, began=began)
+
+def _ahead(make_batch:Callable, epoch:int, steps:int):
+    "The batches of an epoch in order, each made while the model learns from the one before."
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(make_batch, epoch, 0)
+        for step in range(1, steps+1):
+            batch = coming.result()
+            if step < steps: coming = pool.submit(make_batch, epoch, step)
+            yield batch
 
 # %% ../nbs/22_training.ipynb #cell-24
 def write_history(folder:str|Path, # the run folder
@@ -217,12 +226,12 @@ def _log(folder:Path, row:dict) -> None:
         writer.close()
 
 # %% ../nbs/22_training.ipynb #cell-36
-def build_model(card:dict, # needs kind, encoder, width and head, see `CARD_SCHEMA`
+def build_model(card:dict, # needs kind, lesion, encoder, width and head, see `CARD_SCHEMA`
                 dtype:str="float32", # Keras dtype policy
                 l2:float=0.0, # weight decay of the training, not part of the model
                 ) -> keras.Model: # with random weights
     "The model that a card describes."
-    if card["kind"] == "segmenter": return build_segmenter(card["encoder"], card["width"], l2=l2, dtype=dtype)
+    if card["kind"] == "segmenter": return build_segmenter(card["encoder"], card["width"], l2=l2, dtype=dtype, kinds=len(lesions_of(card)))
     return build_classifier(card["encoder"], card["width"], l2=l2, dtype=dtype, **card["head"])
 
 def as_float32(model:keras.Model, # trained in any precision
