@@ -182,8 +182,21 @@ def _checked_lesions(text:str) -> str:
 
 def _check_loss(value:object) -> None:
     "Raise for a loss that `make_loss` does not know, without a batch to try it on."
-    from retinal_tl.losses import make_loss
-    make_loss(value)
+    _training().make_loss(value)
+
+def _training():
+    "The module, without what TensorFlow's parts say on the error stream as they start."
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        from retinal_tl import training
+        training.keras.ops.zeros(1)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+    return training
 
 # %% ../nbs/33_runs.ipynb #cell-14
 def notebook_parameters(variables:Mapping[str, object], # `globals()` of a notebook, right after its parameters
@@ -306,7 +319,7 @@ def run_stage1(report:Callable[[str], None]=print, # is told what happens, a lin
                ) -> Path: # the run folder
     "Teach a network whether a photograph has a lesion. Raises `RetinalError` as soon as something is wrong."
     settings = settings_for(Stage1, parameters)
-    from retinal_tl import training
+    training = _training()
     dataset = open_data(settings.data, settings.data_root, settings.csv)
     examples = [example for example in dataset.examples if example.label is not None]
     if settings.labels == "patch":
@@ -384,7 +397,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
                ) -> Path: # the run folder
     "Teach a decoder over stage 1's encoder to outline a lesion. Raises `RetinalError` as soon as something is wrong."
     settings = settings_for(Stage2, parameters)
-    from retinal_tl import training
+    training = _training()
     if settings.stage1_run is not None: _stage1_card(settings.stage1_run)
     dataset = open_data(settings.data, settings.data_root, settings.csv)
     lesions = settings.lesion.split("+")

@@ -92,6 +92,16 @@ def test_a_killed_run_goes_on_and_ends_the_same(phantoms, stage1, tmp_path):
     assert first["metrics"] == second["metrics"] and first["threshold"] == second["threshold"]
 
 
+def test_a_diseased_photo_without_masks_has_no_healthy_patches(phantoms, tmp_path):
+    from retinal_tl.runs import run_stage1
+    graded = write_synthetic(tmp_path/"graded", count=6, size=160, seed=50, workers=1)
+    photos = sorted((graded/"images").iterdir())
+    (graded/"labels.csv").write_text("image,lesion\n"+"".join(f"images/{path.name},{i % 2}\n" for i, path in enumerate(photos)))
+    run = run_stage1(lambda line: None, **STAGE1 | dict(data="folder+csv", labels="patch"), data_root=f"{phantoms}+{graded}", csv="labels.csv", output=str(tmp_path/"runs"))
+    learned_or_judged = {name for part in read_card(run)["split"].values() for name in part if name.startswith("csv:")}
+    assert learned_or_judged == {f"csv:{path.name}" for i, path in enumerate(photos) if i % 2 == 0}
+
+
 @pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
 def test_the_command_works_on_a_terminal(phantoms, stage1, tmp_path):
     parameters = STAGE2 | dict(epochs=1, data_root=phantoms, stage1_run=stage1, output=tmp_path/"runs")
