@@ -102,6 +102,18 @@ def test_a_diseased_photo_without_masks_has_no_healthy_patches(phantoms, tmp_pat
     assert learned_or_judged == {f"csv:{path.name}" for i, path in enumerate(photos) if i % 2 == 0}
 
 
+def test_without_masks_squares_have_the_label_of_their_photo(phantoms, tmp_path):
+    from retinal_tl.images import RetinalError
+    from retinal_tl.runs import run_stage1
+    photos = sorted((phantoms/"images").iterdir())
+    (tmp_path/"labels.csv").write_text("image,lesion\n"+"".join(f"images/{path.name},{i % 2}\n" for i, path in enumerate(photos)))
+    said, small = [], dict(width=0.05, diameter=160, image_size=64, batch_size=2, epochs=1, steps_per_epoch=1)
+    data = dict(data="csv", data_root=str(phantoms), csv=str(tmp_path/"labels.csv"), output=str(tmp_path/"runs"))
+    run = run_stage1(said.append, **small, **data)
+    assert read_card(run)["training"]["labels"] == "photo" and any("no masks" in line for line in said)
+    with pytest.raises(RetinalError, match="have no masks"): run_stage1(print, **small, **data, labels="patch")
+
+
 @pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
 def test_the_command_works_on_a_terminal(phantoms, stage1, tmp_path):
     parameters = STAGE2 | dict(epochs=1, data_root=phantoms, stage1_run=stage1, output=tmp_path/"runs")
