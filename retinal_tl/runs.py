@@ -82,6 +82,7 @@ class Stage2:
     lesion: str="exudates" # one of `LESIONS`; several joined with +, each with a decoder of its own; `all`
     stage1_run: str|None=None # run folder; none: the newest in `output` that fits, or a new one
     transfer: str="frozen" # `frozen` (the paper), `finetune`, `scratch`
+    start_run: str|None=None # run folder of stage 2, same network, whose weights this one begins with: thaw a frozen run, or go on with a finished one
     encoder: str|None=None # of a new stage 1, or from scratch
     width: float|None=None # likewise
     diameter: int|None=None # pixels that the field of view is scaled to
@@ -138,7 +139,7 @@ _RANGES = dict(width=(0.01, 4), diameter=(32, 8192), image_size=(32, 8192), patc
 
 def settings_for(stage:type, # `Stage1` or `Stage2`
                  parameters:Mapping[str, object], # by name; a value of None: the preset's
-                 ): # an instance of `stage` in which nothing is left open except data_root, csv and stage1_run
+                 ): # an instance of `stage` in which nothing is left open except data_root, csv, stage1_run and start_run
     "Check every name and value, and fill in the preset. Raises `RetinalError` with the nearest right word."
     types = {field.name: str(field.type) for field in fields(stage)}
     name_of_stage = "stage 1" if stage is Stage1 else "stage 2"
@@ -405,6 +406,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     settings = settings_for(Stage2, parameters)
     training = _training()
     if settings.stage1_run is not None: _stage1_card(settings.stage1_run)
+    start = None if settings.start_run is None else read_card(settings.start_run)
     dataset = open_data(settings.data, settings.data_root, settings.csv)
     lesions = settings.lesion.split("+")
     examples = [example for example in dataset.examples if all(lesion in example.masks for lesion in lesions)]
@@ -415,12 +417,15 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     stage1 = _find_stage1(settings, parameters, report)
     parent = None if stage1 is None else _stage1_card(stage1)
     if parent: settings = replace(settings, encoder=parent["encoder"], width=parent["width"])
-    sides = _sides(examples, settings, _kept_signatures(stage1), parent["data"].get("training_eyes", ()) if parent else (), report)
-    folder = _run_folder(f"stage2-{settings.lesion if len(lesions) < len(LESIONS) else 'all'}-{settings.transfer}", settings, sides.split, parent["files"]["model.keras"] if parent else "")
+    if start: _check_start(start, settings)
+    before = {folder: card for folder, card in ((stage1, parent), (settings.start_run, start)) if card} # what was learned before, and must not be judged on
+    known = {name: signature for folder in before for name, signature in _kept_signatures(folder).items()}
+    sides = _sides(examples, settings, known, [eye for card in before.values() for eye in card["data"].get("training_eyes", ())], report)
+    folder = _run_folder(f"stage2-{settings.lesion if len(lesions) < len(LESIONS) else 'all'}-{settings.transfer}", settings, sides.split, "".join(card["files"]["model.keras"] for card in before.values()))
     finished = _finished(folder, settings, report)
     if finished: return finished
     card = _new_card(settings, sides, folder, kind="segmenter", lesion=lesions if len(lesions) > 1 else settings.lesion, transfer=settings.transfer, tile=settings.patch_size, overlap=settings.overlap, head={},
-                     parents=[dict(name=parent["name"], kind="classifier", model=parent["files"]["model.keras"], data=parent["data"], metrics=parent["metrics"], training=parent["training"])] if parent else [])
+                     parents=[dict(name=one["name"], kind=one["kind"], model=one["files"]["model.keras"], data=one["data"], metrics=one["metrics"], training=one["training"]) for one in before.values()])
     write_card(folder, card)
     preprocessing, cache = Preprocessing(**card["preprocessing"]), Path(settings.output)/"cache"
     learned, judged = [_load_sources(part, lesions, preprocessing, cache) for part in (sides.split.training, sides.split.validation)]
@@ -434,6 +439,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     if parent and settings.transfer != "scratch":
         from retinal_tl.segmenter import transfer_encoder
         transfer_encoder(training.load_weights(stage1), model, settings.transfer)
+    if start: model.set_weights(training.load_weights(settings.start_run).get_weights())
     history = training.train(model, make_batch, lambda model: _measure_segmenter(model, judged, lesions, settings.patch_size, settings.batch_size), folder, _recipe(settings), report)
     files = training.save_model(model, folder, card, _some_tiles(judged[0], settings.patch_size))
     predict, metrics = _predictor(folder, model), {}
@@ -442,6 +448,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     if sides.split.test: metrics["test"] = _evaluate(sides.split.test, card, predict, cache, thresholds, None)
     if len(lesions) == 1: metrics, thresholds = {part: results[settings.lesion] for part, results in metrics.items()}, thresholds[settings.lesion]
     write_card(folder, card | dict(status="finished", threshold=thresholds, metrics=metrics, files=files, training=card["training"] | _time(history)))
+    _keep_signatures(folder, sides)
     figures = ", ".join(f"{_figure(result['aupr'])} of {lesion}" for lesion, result in validation.items())
     report(f"Stage 2 is in {printable(folder)}: AUPR {figures} on {len(judged)} validation photographs.")
     return folder
@@ -458,6 +465,13 @@ def _stage1_card(folder:str|Path) -> dict:
     card = read_card(folder)
     if card["kind"] != "classifier": raise RetinalError(f"{printable(folder)} is a {card['kind']}; give a run of stage 1 as stage1_run.")
     return card
+
+def _check_start(start:dict, settings:Stage2) -> None:
+    "Raise unless the run to begin with has the network that the settings ask for."
+    asked = dict(kind="segmenter", encoder=settings.encoder, width=settings.width, lesion=settings.lesion)
+    found = {name: start[name] for name in asked} | dict(lesion="+".join(lesions_of(start)))
+    differing = [f"{name} {found[name]!r} where {value!r} is asked for" for name, value in asked.items() if found[name] != value]
+    if differing: raise RetinalError(f"start_run cannot begin this training: it has {differing[0]}; give another run, or ask for the same.")
 
 def _find_stage1(settings:Stage2, parameters:Mapping[str, object], report:Callable[[str], None]) -> Path|None:
     "The run folder that stage 2 builds on; none when it starts from scratch and no run was named."
@@ -483,9 +497,11 @@ def _finished_runs(output:str|Path, kind:str) -> list[Path]:
     return [folder for _, folder in sorted(found)]
 
 # %% ../nbs/33_runs.ipynb #cell-29
+_ELSEWHERE = ("output", "resume", "stage1_run", "start_run", "data_root", "csv") # places: what lies there is in the name by its digest
+
 def _identity(settings, split:Split, parent:str) -> str:
     "A digest of all that makes a training what it is."
-    what = {name: value for name, value in asdict(settings).items() if name not in ("output", "resume", "stage1_run", "data_root", "csv")}
+    what = {name: value for name, value in asdict(settings).items() if name not in _ELSEWHERE}
     photos = [[photo_name(example) for example in part] for part in (split.training, split.validation, split.test)]
     return hashlib.sha256(json.dumps([what, photos, parent], sort_keys=True).encode(errors="surrogateescape")).hexdigest()[:8]
 
@@ -531,7 +547,7 @@ def _new_card(settings, sides:_Sides, folder:Path, **what) -> dict:
     pairs = lambda found: [[pair.first, pair.second, round(float(pair.score), 3)] for pair in found]
     data = dict(name=settings.data, photos=sum(map(len, names.values())), training_eyes=sorted({example.eye for example in sides.split.training}),
                 same_eyes=pairs(replace(pair, first=Path(pair.first).name, second=Path(pair.second).name) for pair in sides.pairs), leaks_allowed=pairs(sides.leaks))
-    training = {name: value for name, value in asdict(settings).items() if name not in ("output", "resume", "data_root", "csv", "stage1_run")}
+    training = {name: value for name, value in asdict(settings).items() if name not in _ELSEWHERE}
     preprocessing = asdict(Preprocessing(diameter=settings.diameter, clahe=settings.clahe))
     return dict(schema_version=SCHEMA_VERSION, name=folder.name, created=datetime.now(timezone.utc).isoformat(timespec="seconds"), status="training", encoder=settings.encoder, width=settings.width,
                 preprocessing=preprocessing, threshold=None, split=names, data=data, training=training, metrics={}, versions=_versions(), hardware=_hardware(),

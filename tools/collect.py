@@ -1,0 +1,44 @@
+"""Write the figures of finished runs, with their provenance, into one small JSON file.
+
+    python tools/collect.py results/idrid.json --commit COMMIT runs/stage1-... runs/stage2-...
+
+The commit is that of the code that trained them. Curves and lists of photographs stay in the runs' cards.
+"""
+import argparse
+import json
+from pathlib import Path
+
+from retinal_tl.cards import read_card
+from retinal_tl.runs import results_of
+
+DROPPED = {"curve", "per_image"}
+KEPT = ("name", "kind", "created", "lesion", "transfer", "encoder", "width", "preprocessing", "tile", "overlap", "threshold", "training", "versions", "hardware", "command")
+
+
+def small(value):
+    """The value without long lists and names of photographs."""
+    if not isinstance(value, dict): return value
+    return {name: small(entry) for name, entry in value.items() if name not in DROPPED and not (isinstance(entry, list) and len(entry) > 20)}
+
+
+def summary(folder: Path, commit: str) -> dict:
+    """What is worth keeping of a run's card."""
+    card = read_card(folder)
+    photos = {part: len(names) for part, names in card["split"].items()}
+    parents = [dict(name=parent["name"], kind=parent["kind"], seconds=parent["training"].get("seconds")) for parent in card.get("parents", [])]
+    metrics = {name: small(result) for name, result in results_of(card["metrics"]).items()}
+    return {name: card[name] for name in KEPT} | dict(commit=commit, data=card["data"]["name"], photos=photos, parents=parents, metrics=metrics)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--commit", required=True)
+    arguments = parser.parse_args()
+    arguments.target.parent.mkdir(exist_ok=True)
+    found = [summary(folder, arguments.commit) for folder in arguments.runs]
+    arguments.target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__": main()
