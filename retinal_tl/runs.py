@@ -376,15 +376,17 @@ def run_stage1(report:Callable[[str], None]=print, # is told what happens, a lin
 
 # %% ../nbs/33_runs.ipynb #cell-24
 def _mask(example:Example, lesion:str, shape:tuple[int, int]) -> np.ndarray:
-    "bool (height, width): where an annotated lesion is; nowhere if it is annotated as absent."
-    return np.zeros(shape, bool) if example.masks[lesion] is None else read_mask(example.masks[lesion], shape)
+    "bool (height, width): where an annotated lesion is; nowhere if it is annotated as absent, or the photo is healthy."
+    return np.zeros(shape, bool) if example.masks.get(lesion) is None else read_mask(example.masks[lesion], shape)
 
 def _load_sources(examples:Sequence[Example], lesions:Sequence[str], preprocessing:Preprocessing, cache:Path) -> list[PatchSource]:
     "Prepared photographs with the masks of the lesions, one beside the other."
     def load(example):
         prepared = prepare_file(example.photo, preprocessing, cache)
-        coverages = [prepare_mask(_mask(example, lesion, prepared.shape), prepared.field, preprocessing) for lesion in lesions]
-        return patch_source(np.array(prepared.image), np.stack(coverages, -1), prepared.inside)
+        coverage = np.zeros((*prepared.inside.shape, len(lesions)), np.uint8)
+        for i, lesion in enumerate(lesions):
+            if example.masks.get(lesion) is not None: coverage[..., i] = prepare_mask(_mask(example, lesion, prepared.shape), prepared.field, preprocessing)
+        return patch_source(np.array(prepared.image), coverage, prepared.inside)
     with ThreadPoolExecutor(os.cpu_count()) as pool: return list(pool.map(load, examples))
 
 def _measure_segmenter(model, sources:Sequence[PatchSource], lesions:Sequence[str], side:int, batch:int) -> dict[str, float]:
@@ -409,6 +411,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     start = None if settings.start_run is None else read_card(settings.start_run)
     dataset = open_data(settings.data, settings.data_root, settings.csv)
     lesions = settings.lesion.split("+")
+    healthy = [example for example in dataset.examples if example.label is False and not example.masks]
     examples = [example for example in dataset.examples if all(lesion in example.masks for lesion in lesions)]
     for lesion in lesions:
         if not any(example.masks[lesion] for example in examples):
@@ -420,7 +423,9 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     if start: _check_start(start, settings)
     before = {folder: card for folder, card in ((stage1, parent), (settings.start_run, start)) if card} # what was learned before, and must not be judged on
     known = {name: signature for folder in before for name, signature in _kept_signatures(folder).items()}
-    sides = _sides(examples, settings, known, [eye for card in before.values() for eye in card["data"].get("training_eyes", ())], report)
+    sides = _sides(examples+healthy, settings, known, [eye for card in before.values() for eye in card["data"].get("training_eyes", ())], report)
+    sides = replace(sides, split=replace(sides.split, validation=tuple(example for example in sides.split.validation if example.masks), test=tuple(example for example in sides.split.test if example.masks)))
+    if not sides.split.validation: raise RetinalError("No outlined photographs are left to validate on; give another stage1_run or more data.")
     folder = _run_folder(f"stage2-{settings.lesion if len(lesions) < len(LESIONS) else 'all'}-{settings.transfer}", settings, sides.split, "".join(card["files"]["model.keras"] for card in before.values()))
     finished = _finished(folder, settings, report)
     if finished: return finished

@@ -130,3 +130,15 @@ def test_stage2_tells_what_is_missing(phantoms, tmp_path):
     with pytest.raises(RetinalError, match="no such run"): run_stage2(print, **STAGE2, data_root=str(phantoms), stage1_run=str(tmp_path/"nowhere"))
     (tmp_path/"empty"/"images").mkdir(parents=True)
     with pytest.raises(RetinalError): run_stage2(print, **STAGE2, data_root=str(tmp_path/"empty"), output=str(tmp_path))
+
+
+def test_healthy_photos_are_learned_from_and_not_judged_on(phantoms, tmp_path):
+    from retinal_tl.runs import run_stage2
+    graded = write_synthetic(tmp_path/"graded", count=12, size=160, seed=50, workers=1)
+    photos = sorted((graded/"images").iterdir())
+    (graded/"labels.csv").write_text("image,lesion\n"+"".join(f"images/{path.name},0\n" for path in photos))
+    settings = STAGE2 | dict(data="folder+csv", epochs=1, transfer="scratch")
+    run = run_stage2(lambda line: None, **settings, data_root=f"{phantoms}+{graded}", csv="labels.csv", output=str(tmp_path/"runs"))
+    split = read_card(run)["split"]
+    assert any(name.startswith("csv:") for name in split["training"]) and not any(name.startswith("csv:") for name in split["validation"])
+    assert read_card(run)["metrics"]["validation"]["images"] == len(split["validation"])
