@@ -90,8 +90,10 @@ def main():
     parser.add_argument("--maps", type=int, nargs="+", default=[-1, -2], help="feature maps (default: the two coarsest)")
     parser.add_argument("--output", type=Path, default=REPOSITORY/"results"/"gradcam.json")
     arguments = parser.parse_args()
+    measured = dict(commit=commit(), measured=datetime.now(timezone.utc).isoformat(timespec="seconds"))
     card, classifier = read_card(arguments.run), load_weights(arguments.run)
-    outlined = [example for example in read_dataset("idrid", arguments.idrid).examples if example.source == "idrid" and any(example.masks.values())]
+    every = read_dataset("idrid", arguments.idrid).examples
+    outlined = [example for example in every if example.source == "idrid" and any(example.masks.values())]
     examples = unseen(outlined, arguments.run, card)
     print(f"{len(outlined)} outlined photographs, {len(examples)} of eyes that training has not seen", flush=True)
     training = card["training"]
@@ -104,9 +106,10 @@ def main():
         run=dict(name=card["name"], created=card["created"], validation=metrics, **run),
         data="IDRiD, A. Segmentation, training half", outlined=len(outlined), seen_left_out=len(outlined)-len(examples),
         maps=maps,
-        command=shlex.join(["python", "tools/lesion_mass.py", arguments.run.name, "--idrid", printable(arguments.idrid.name), "--maps", *map(str, arguments.maps)]),
+        command=shlex.join(["python", "tools/lesion_mass.py", arguments.run.name, "--idrid", printable(arguments.idrid.name),
+                            "--maps", *map(str, arguments.maps)]),
         versions={name: version(name) for name in ("retinal_tl", "keras", "tensorflow", "numpy", "opencv-python-headless")},
-        hardware=card["hardware"], commit=commit(), measured=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        hardware=card["hardware"], **measured)
     write_text(arguments.output, json.dumps(result, indent=1)+"\n")
     for index, found in result["maps"].items(): print(index, {name: value for name, value in found.items() if name != "per_image"})
 
