@@ -46,7 +46,7 @@ def test_closed_form(linear):
     assert heat.max() == 1 and np.corrcoef(centers.ravel(), expected[0].ravel())[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("pooling, map_index", zip(POOLINGS, (4, 2, -2, 0)))
+@pytest.mark.parametrize("pooling, map_index", list(zip(POOLINGS, (4, 2, -2, 0))))
 def test_score_is_what_the_sigmoid_gets(pooling, map_index):
     model = build_classifier("vgg16", WIDTH, pooling, dense=(8,), image_size=SIDE)
     score = ops.convert_to_numpy(lesion_score(model, map_index)(encoder_of(model)(noise())[map_index]))
