@@ -20,12 +20,15 @@ def from_root(match: re.Match) -> str:
 
 
 def cell_text(cell) -> str:
-    """A cell as Markdown: prose as it is, code with what it printed; nothing for hidden and raw cells."""
+    """A cell as Markdown: prose as it is, code with what it printed (`#| echo: false`: that alone); nothing for hidden and raw cells."""
     if cell.cell_type == "markdown": return re.sub(r"\]\(([^)\s]+)\)", from_root, cell.source)
     if cell.cell_type != "code" or re.match(r"#\s*\|\s*(hide|export|default_exp)", cell.source): return ""
-    texts = [f"```python\n{cell.source}\n```"]
+    texts = [] if "#| echo: false" in cell.source else [f"```python\n{cell.source}\n```"]
     for output in cell.get("outputs", []):
         data = output.get("data") or {}
+        if "text/markdown" in data:
+            texts.append("".join(data["text/markdown"]))
+            continue
         text = "".join(output.get("text") or data.get("text/plain") or "")
         if text and "image/png" not in data: texts.append(f"```\n{text.rstrip()}\n```")
     return "\n\n".join(texts)
