@@ -5,10 +5,13 @@
     python tools/outputs.py --check 21_metrics   change nothing; say which text outputs differ
     python tools/outputs.py run_stage1           the runs too, at their presets, if they are named (minutes)
 
-A notebook is executed where it lies, by the kernel of this environment. What goes to the error stream is not kept. Text is compared
-after times and folders of the day are taken out; pictures are not compared.
+A notebook is executed where it lies, by the kernel of this environment; a run in a temporary folder. What goes to the error stream is not
+kept, and a picture over 150 KB is made lighter. Text is compared after times and folders of the day are taken out and decimals cut to two;
+pictures are not compared.
 """
 import argparse
+import base64
+import io
 import os
 import re
 import sys
@@ -18,6 +21,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY/"nbs"
+MOST_BYTES = 150_000 # of a picture
 VARIES = [(r"\b\d+(\.\d+)? ?(ms|s|seconds|minutes)\b", "TIME"), (r"0x[0-9a-f]{6,}", "ADDRESS"), (r"(/tmp|/var/folders)/[^\s'\")]*", "FOLDER"),
           (r"-[0-9a-f]{8}\b", "-HASH"), (r"\x1b\[[0-9;]*m", ""), (r"(\d\.\d{2})\d+", r"\1")]
 
@@ -35,6 +39,19 @@ def is_run(path: Path) -> bool:
     return path.name.startswith("run_")
 
 
+def lighter(picture: str) -> str:
+    """A PNG (base64) of at most `MOST_BYTES`: with few colors, and smaller if that is not enough."""
+    if len(picture)*3//4 <= MOST_BYTES: return picture
+    from PIL import Image
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    for share in (1, 0.8, 0.65, 0.5, 0.35):
+        smaller = image.resize((round(image.width*share), round(image.height*share)), Image.Resampling.LANCZOS) if share < 1 else image
+        file = io.BytesIO()
+        smaller.quantize(128, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        if file.tell() <= MOST_BYTES: break
+    return base64.b64encode(file.getvalue()).decode()
+
+
 def execute(path: Path):
     """The notebook with the outputs of today, those of the error stream left out."""
     import nbformat
@@ -50,7 +67,10 @@ def execute(path: Path):
         NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(where)}}, record_timing=False).execute()
     for cell, source in zip(left_out, sources): cell.source = source
     for cell in notebook.cells:
-        if cell.cell_type == "code": cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        if cell.cell_type != "code": continue
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}): output.data["image/png"] = lighter(output.data["image/png"])
     return notebook
 
 
