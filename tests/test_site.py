@@ -1,4 +1,5 @@
 """The site: built once without the network, every link of every page followed, every page opened at two widths."""
+import ast
 import functools
 import http.server
 import importlib.util
@@ -81,6 +82,19 @@ def test_every_notebook_is_in_the_sidebar():
     listed = set(re.findall(r"[\w/]+\.ipynb", str(sidebar)))
     missing = {path.relative_to(REPOSITORY/"nbs").as_posix() for path in NOTEBOOKS} - listed
     assert not missing, f"{', '.join(sorted(missing))}: give them an entry in the sidebar of _quarto.yml"
+
+
+def test_imports_of_the_guide_stand_alone():
+    """A build of the site executes each cell with an import: one that also changes folder, or trains, would do so there."""
+    plain, mixed = (ast.Import, ast.ImportFrom, ast.Constant), []
+    for path in NOTEBOOKS:
+        if path.parent == REPOSITORY/"nbs": continue
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] != "code": continue
+            nodes = ast.parse("".join(cell["source"])).body
+            others = [node for node in nodes if not isinstance(node, plain) and not ast.unparse(node).startswith(("sys.path.", "%"))]
+            if others and any(isinstance(node, plain[:2]) for node in nodes): mixed.append(f"{path.name}: {ast.unparse(others[0])[:60]}")
+    assert not mixed, "\n".join(mixed)
 
 
 def test_an_entry_without_its_page_is_left_out(tmp_path):
