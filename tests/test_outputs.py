@@ -8,7 +8,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUICK = ["02_datasets", "05_patches", "06_cards", "21_metrics", "tutorials/reading_the_figures", "howto/choose_threshold", "howto/new_data_set"]
-pytestmark = pytest.mark.site
+pytestmark = pytest.mark.outputs
 
 
 def load_outputs():
