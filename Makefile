@@ -2,10 +2,12 @@
 #
 # PYTHON  the Python that the environment is made with: make test PYTHON=python3.12
 # VENV    where the environment is, or an existing one to use: make test VENV=~/envs/retina
+# NOTEBOOKS  which outputs `make outputs` writes anew (default: all but the runs): make outputs NOTEBOOKS="tutorials 21_metrics"
 # LESION  what `make run` outlines: make run LESION=hemorrhages
 PYTHON ?= python3
 VENV ?= .venv
 LESION ?= exudates
+NOTEBOOKS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.retinal_tl-installed
 
@@ -14,7 +16,7 @@ export PIP_ROOT_USER_ACTION = ignore
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: help install test run export readme docs clean
+.PHONY: help install test run export readme docs outputs clean
 
 help:
 	@echo "make install   make the environment in $(VENV), with all that building needs"
@@ -23,6 +25,7 @@ help:
 	@echo "make export    write the library from the notebooks and clean the notebooks"
 	@echo "make readme    write README.md from nbs/index.ipynb"
 	@echo "make docs      build the site into _docs"
+	@echo "make outputs   run the notebooks and save what they show; NOTEBOOKS=... for some (the runs only if named: run_stage1)"
 	@echo "make clean     remove what builds leave; runs/, data/ and $(VENV) stay"
 
 $(INSTALLED): settings.ini setup.py
@@ -51,6 +54,9 @@ readme: $(INSTALLED)
 
 docs: $(INSTALLED)
 	@$(BIN)/python tools/docs.py
+
+outputs: $(INSTALLED)
+	@$(BIN)/python tools/outputs.py $(NOTEBOOKS)
 
 clean:
 	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis nbs/nbdev.yml

@@ -55,14 +55,14 @@ class Eye:
     cut:float # half the height of the field as a share of the radius
     side:int # 1: the fovea is to the right of the disc, a left eye; -1: a right eye
     disc:tuple[float, float] # x, y of the optic disc
-    disc_radius:float
+    disc_radius:float # in pixels
     fovea:tuple[float, float] # x, y
 
 def place_eye(
     rng:np.random.Generator, # draws the positions
     size:int, # side of the photograph in pixels
     style:str, # name in `STYLES`
-) -> Eye:
+) -> Eye: # drawn by chance
     "Draw the position of field of view, optic disc and fovea."
     radius = size * rng.uniform(0.470, 0.492)
     center = (size - 1) / 2 + rng.uniform(-1, 1, 2) * (size * 0.496 - radius)
@@ -77,7 +77,7 @@ def place_eye(
 
 # %% ../nbs/04_synthetic.ipynb #cell-16
 def axes_from(
-    eye:Eye,
+    eye:Eye, # where field of view and landmarks are
     point:Sequence[float], # x, y in pixels
 ) -> tuple[np.ndarray, np.ndarray]: # x float32 (1, size) and y float32 (size, 1), in radii of the field, 0 at the point
     "Coordinates of the pixels seen from a point."
@@ -86,14 +86,14 @@ def axes_from(
     return x[None, :], y[:, None]
 
 def distance_from(
-    eye:Eye,
+    eye:Eye, # where field of view and landmarks are
     point:Sequence[float], # x, y in pixels
 ) -> np.ndarray: # float32 (size, size), in radii of the field
     "Distance of every pixel from a point."
     return np.hypot(*axes_from(eye, point))
 
 def field_mask(
-    eye:Eye,
+    eye:Eye, # where field of view and landmarks are
     margin:float=0.0, # width of a rim left out, in radii
 ) -> np.ndarray: # bool (size, size)
     "Pixels of the field of view: a circle, cut off above and below by some cameras."
@@ -125,7 +125,7 @@ def darken(
 
 # %% ../nbs/04_synthetic.ipynb #cell-24
 def noise(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws what is left to chance
     size:int, # side in pixels
     cells:int, # number of random values along a side: few make large clouds
 ) -> np.ndarray: # float32 (size, size), standard deviation just under 1
@@ -134,8 +134,8 @@ def noise(
     return cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC)
 
 def draw_background(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
 ) -> np.ndarray: # float32 (size, size, 3), reflectance
     "The retina without disc and vessels: pigment, choroid, and the darker macula with the fovea."
     clouds = ((4, 0.07), (11, 0.03), (40, 0.015), (130, 0.025))
@@ -158,9 +158,9 @@ def _step(x, width):
     return 0.5 + 0.5 * np.tanh(x / (2 * width))
 
 def draw_disc(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws what is left to chance
     scene:np.ndarray, # float32 (size, size, 3), reflectance
-    eye:Eye,
+    eye:Eye, # where field of view and landmarks are
 ) -> np.ndarray: # float32 (size, size, 3)
     "Lay the optic disc over a scene, with cup, crescent and sheen."
     x, y = axes_from(eye, eye.disc)
@@ -193,7 +193,7 @@ TRUNKS = (((-0.02, 0.75), (0.45, 1.10), (2.60, 0.75)), ((-0.05, 0.40), (-0.35, 0
 STEP = 0.02 # of a growing branch, in radii
 
 def trunk_path(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws what is left to chance
     controls:np.ndarray, # float (4, 2), control points
 ) -> np.ndarray: # float (110, 2)
     "A cubic Bezier curve with waves that begin after its first quarter."
@@ -206,7 +206,7 @@ def trunk_path(
 
 # %% ../nbs/04_synthetic.ipynb #cell-36
 def branch_path(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws what is left to chance
     start:Sequence[float], # x, y
     angle:float, # first direction, in radians
     length:float, # in radii
@@ -273,8 +273,8 @@ def _first_paths(rng, fovea):
         yield path, girth * rng.uniform(0.2, 0.4), bool(rng.random() < 0.5), 1
 
 def grow_vessels(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
 ) -> list[Vessel]: # trunks first
     "Grow the vessels of an eye, with two to six blunt stubs among them."
     to_frame = np.array((eye.side, 1)) / eye.radius
@@ -312,7 +312,7 @@ def _covered(canvas):
 
 def draw_vessels(
     size:int, # side in pixels
-    vessels:Sequence[Vessel],
+    vessels:Sequence[Vessel], # of this eye
     share:float=1.0, # of the width that is drawn; less draws the middle only
     least:float=0.0, # leave out what is thinner, in pixels
 ) -> np.ndarray: # float32 (size, size), ink 0..1
@@ -331,10 +331,10 @@ def draw_vessels(
 
 # %% ../nbs/04_synthetic.ipynb #cell-48
 def paint_vessels(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws what is left to chance
     scene:np.ndarray, # float32 (size, size, 3), reflectance
-    eye:Eye,
-    vessels:Sequence[Vessel],
+    eye:Eye, # where field of view and landmarks are
+    vessels:Sequence[Vessel], # of this eye
 ) -> tuple[np.ndarray, np.ndarray]: # scene float32 (size, size, 3), and bool (size, size): where artery and vein cross
     "Lay the vessels over a scene, veins first."
     inks = []
@@ -355,9 +355,9 @@ def _lying(rng):
     return rng.uniform(0, math.pi)
 
 def outline(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws what is left to chance
     x:float, # middle, in pixels
-    y:float,
+    y:float, # likewise
     radius:float, # in pixels
     stretch:float=1.0, # length by width
     angle:float=0.0, # of the long axis, in radians
@@ -389,9 +389,9 @@ def draw_spots(
 
 # %% ../nbs/04_synthetic.ipynb #cell-56
 def on_retina(
-    eye:Eye,
+    eye:Eye, # where field of view and landmarks are
     x:float, # in pixels
-    y:float,
+    y:float, # likewise
     margin:float=0.05, # kept free at the rim, in radii
 ) -> bool:
     "Is a point in the field, off its rim and off the disc?"
@@ -400,8 +400,8 @@ def on_retina(
     return math.hypot(across, down) < 1 - margin and abs(down) < eye.cut - margin and from_disc > 1.35 * eye.disc_radius
 
 def place_near(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
     point:Sequence[float], # x, y in pixels
     spread:float, # standard deviation, in radii
     margin:float=0.05, # kept free at the rim, in radii
@@ -412,9 +412,9 @@ def place_near(
         if on_retina(eye, x, y, margin): return x, y
 
 def place_beside(
-    rng:np.random.Generator,
-    eye:Eye,
-    vessels:Sequence[Vessel],
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
+    vessels:Sequence[Vessel], # of this eye
     gap:float, # standard deviation of the distance, in radii
 ) -> tuple[float, float, float]: # x, y in pixels, and the direction of the vessel in radians
     "A place on the retina beside a trunk or one of its branches."
@@ -432,8 +432,8 @@ def _varied(rng, median, spread, low, high):
     return float(np.clip(median * math.exp(spread * rng.normal()), low, high))
 
 def exudates(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
     vessels:Sequence[Vessel], # not used
 ) -> list[tuple[np.ndarray, float]]: # outlines float (n, 2) and strengths 0..1, at least one
     "Clusters and rings of sharp grains around the macula."
@@ -464,8 +464,8 @@ def _cluster(rng, eye, contrast):
 
 # %% ../nbs/04_synthetic.ipynb #cell-62
 def hemorrhages(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
     vessels:Sequence[Vessel], # flames lie beside them
 ) -> list[tuple[np.ndarray, float]]: # outlines float (n, 2) and strengths 0..1, at least one
     "Dark blots around the macula and flames along vessels."
@@ -499,8 +499,8 @@ def _flame(rng, eye, vessels, strength):
 
 # %% ../nbs/04_synthetic.ipynb #cell-64
 def microaneurysms(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
     vessels:Sequence[Vessel], # kept clear of the large ones
 ) -> list[tuple[np.ndarray, float]]: # outlines float (n, 2) and strengths 0..1, at least one
     "Small dark dots off the large vessels."
@@ -519,8 +519,8 @@ def microaneurysms(
 
 # %% ../nbs/04_synthetic.ipynb #cell-66
 def soft_exudates(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
     vessels:Sequence[Vessel], # they lie beside them
 ) -> list[tuple[np.ndarray, float]]: # outlines float (n, 2) and strengths 0..1, at least one
     "Large pale spots beside vessels."
@@ -537,8 +537,8 @@ def soft_exudates(
 
 # %% ../nbs/04_synthetic.ipynb #cell-70
 def drusen(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
     vessels:Sequence[Vessel], # not used
 ) -> list[tuple[np.ndarray, float]]: # outlines and strengths; none in half of the eyes
     "Small, round, pale spots with soft edges, in a loose group: deposits of old age."
@@ -561,16 +561,16 @@ def _patches(rng, eye, smallest, largest, faintest):
     return spots
 
 def pale_patches(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
     vessels:Sequence[Vessel], # not used
 ) -> list[tuple[np.ndarray, float]]: # outlines and strengths; may be none
     "Faint patches with little pigment, like soft exudates."
     return _patches(rng, eye, 0.02, 0.07, 0.3)
 
 def pigment(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
     vessels:Sequence[Vessel], # not used
 ) -> list[tuple[np.ndarray, float]]: # outlines and strengths; may be none
     "Soft patches of brown pigment, like hemorrhages but not red."
@@ -578,8 +578,8 @@ def pigment(
 
 # %% ../nbs/04_synthetic.ipynb #cell-71
 def reflections(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
     vessels:Sequence[Vessel], # they lie along them
 ) -> list[tuple[np.ndarray, float]]: # outlines and strengths; may be none
     "Bright flecks along vessels, many in young eyes."
@@ -591,8 +591,8 @@ def reflections(
     return spots
 
 def dust(
-    rng:np.random.Generator,
-    eye:Eye,
+    rng:np.random.Generator, # draws what is left to chance
+    eye:Eye, # where field of view and landmarks are
     vessels:Sequence[Vessel], # not used
 ) -> list[tuple[np.ndarray, float]]: # outlines and strengths; may be none
     "Gray specks and hairs in the camera, anywhere in the field, on the disc too."
@@ -631,7 +631,7 @@ LOOK_ALIKES = ("drusen", "pale_patches", "pigment", "reflections", "dust", "stub
 
 def paint_spots(
     scene:np.ndarray, # float32 (size, size, 3), reflectance
-    eye:Eye,
+    eye:Eye, # where field of view and landmarks are
     kind:str, # key of `PAINTS`
     spots:Sequence[tuple[np.ndarray, float]], # outlines and strengths
     mottle:np.ndarray|None=None, # float32 (size, size), noise for the inside of the spots
@@ -656,9 +656,9 @@ def _light(rng, eye):
     return light, veil
 
 def photograph(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws what is left to chance
     scene:np.ndarray, # float32 (size, size, 3), reflectance
-    eye:Eye,
+    eye:Eye, # where field of view and landmarks are
     specks:Sequence[tuple[np.ndarray, float]]=(), # dust: outlines and strengths
 ) -> tuple[np.ndarray, np.ndarray]: # photo uint8 (size, size, 3) RGB, and bool (size, size): dust
     "Take a photograph of a scene in the style of the eye's camera."
@@ -691,12 +691,12 @@ HEALTHY = 0.4 # share of the eyes
 
 def random_streams(
     seed:int, # 0 or more
-) -> dict[str, np.random.Generator]:
+) -> dict[str, np.random.Generator]: # part → its own source
     "One independent source of random numbers for each part of a phantom."
     return {part: np.random.default_rng([seed, i]) for i, part in enumerate(_PARTS)}
 
 def draw_lesions(
-    rng:np.random.Generator,
+    rng:np.random.Generator, # draws what is left to chance
 ) -> tuple[str, ...]: # of `LESIONS`; empty in a healthy eye
     "Draw which lesions an eye has."
     if rng.random() < HEALTHY: return ()
@@ -706,7 +706,7 @@ def draw_lesions(
 # %% ../nbs/04_synthetic.ipynb #cell-83
 def draw_retina(
     streams:dict[str, np.random.Generator], # of `random_streams`
-    eye:Eye,
+    eye:Eye, # where field of view and landmarks are
     lesions:Sequence[str], # of `LESIONS`
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]: # reflectance float32 (size, size, 3), masks bool (size, size)
     "Draw a retina with its lesions and look-alikes, before the camera."
@@ -744,7 +744,7 @@ def phantom(
     size:int=512, # side in pixels, 128 to 4096; all lengths scale with it
     lesions:Sequence[str]|None=None, # of `LESIONS`; () for a healthy eye; None: drawn by chance
     style:str|None=None, # name in `STYLES`; None: drawn by chance
-) -> Phantom:
+) -> Phantom: # photo, masks and what else is known
     "Draw a fundus photograph with exact masks. Raises `RetinalError` for an unknown name or an impossible size."
     _check(seed, size, lesions, style)
     streams = random_streams(seed)

@@ -17,6 +17,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(?<![\w.-])\d+[a-zA-Z]?_(?=[\w-]+\.(?:ipynb|html)\b)")  # `10_` of `10_cbam.ipynb`
 KATEX = re.compile(r"<(?:link|script)[^>]*katex[^>]*>(?:</script>)?|<script>[^<]*renderMathInElement[^<]*</script>", re.S)
@@ -53,9 +55,30 @@ def mend_pages(
         path.with_name(NUMBER.sub("", path.name)).write_text(json.dumps(notebook), encoding="utf-8")
         if NUMBER.match(path.name): path.unlink()
     settings = pages/"_quarto.yml"
-    text = re.sub(r"^ *html-math-method:.*\n", "", settings.read_text(encoding="utf-8"), flags=re.M)
+    text = NUMBER.sub("", settings.read_text(encoding="utf-8"))
     settings.unlink()  # a link would lead to the repository's own
-    settings.write_text(NUMBER.sub("", text), encoding="utf-8")
+    settings.write_text(yaml.safe_dump(site_settings(text, pages), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def site_settings(text: str, pages: Path) -> dict:
+    """`_quarto.yml` for smalldocs: equations are ours, and an entry whose page is not written yet is left out."""
+    settings = yaml.safe_load(text)
+    settings["format"]["html"].pop("html-math-method", None)
+    website = settings["website"]
+    website["navbar"]["left"] = written(website["navbar"]["left"], pages)
+    website["sidebar"]["contents"] = written(website["sidebar"]["contents"], pages)
+    return settings
+
+
+def written(entries: list, pages: Path) -> list:
+    """The entries of a menu whose pages are there; a section without any is left out too."""
+    kept = []
+    for entry in entries:
+        if isinstance(entry, dict) and "contents" in entry: entry = entry | dict(contents=written(entry["contents"], pages))
+        page = entry if isinstance(entry, str) else entry.get("href", "")
+        if entry != page and entry.get("contents") == []: continue
+        if not page.endswith(".ipynb") or (pages/page).exists(): kept.append(entry)
+    return kept
 
 
 @cache
