@@ -232,9 +232,10 @@ def segment_file(
         masks[lesion] = (levels[lesion] >= quantize(limit)) & field
         rows.append(dict(photo=printable(path), lesion=lesion, **measure(masks[lesion], field),
                          threshold=float(f"{limit:.6g}"), files=printable(stem), warning=" ".join(warnings)))
-    write_maps(Path(output)/stem, printable(path), photo, levels, masks, thresholds, formats)
+    entry = report_photo(printable(path), photo, masks, rows, warnings, picture_bytes) if picture_bytes else None
     _warn(path, warnings)
-    return rows, report_photo(printable(path), photo, masks, rows, warnings, picture_bytes) if picture_bytes else None
+    write_maps(Path(output)/stem, printable(path), photo, levels, masks, thresholds, formats)  # last: what is written has its row
+    return rows, entry
 
 # %% ../nbs/49_command.ipynb #cell-30
 BUILTIN = "builtin"  # the models that come with the package
