@@ -1,90 +1,108 @@
-"""Headless Chromium, spoken to directly: open a page at a width, see what it says on its console, ask it something."""
+"""Headless Chromium, driven through the pipe of its DevTools protocol: no driver, no package, no network."""
 import base64
 import json
-import re
+import os
+import select
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from urllib.request import ProxyHandler, build_opener
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-           "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-port=0",
-           "--remote-allow-origins=*", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "about:blank")
-LOADED = "new Promise(done => {let look = () => document.readyState == 'complete' ? setTimeout(done, 100) : setTimeout(look, 20); look()})"
+import cv2
+import numpy as np
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+           "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"]
 
 
-class Tab:
-    """One tab of a running Chromium."""
-    def __init__(self, socket):
-        self.socket, self.number, self.events = socket, 0, []
-        for part in ("Page", "Runtime", "Log", "Network"): self.call(f"{part}.enable")
+class Browser:
+    """One page. `call` is a method of the DevTools protocol, `evaluate` an expression in the page."""
 
-    def call(self, method: str, **parameters) -> dict:
-        """Send a command and wait for its answer; what Chromium reports in between is kept."""
+    def __init__(self, width=1280, height=900, mobile=False):
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        read, self.write = os.pipe()
+        self.read, write = os.pipe()
+        command = f'exec "$0" "$@" 3<&{read} 4>&{write}'  # Chromium listens at 3 and answers at 4
+        self.process = subprocess.Popen(["bash", "-c", command, CHROMIUM, *OPTIONS, f"--user-data-dir={self.folder.name}", "about:blank"],
+                                        pass_fds=(read, write), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(read)
+        os.close(write)
+        self.number, self.rest, self.events, self.session = 0, b"", [], None
+        pages = [target for target in self.call("Target.getTargets")["targetInfos"] if target["type"] == "page"]
+        self.session = self.call("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"): self.call(f"{domain}.enable")
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
+
+    def _message(self, limit=120):
+        """The next message of the browser."""
+        end = time.monotonic() + limit
+        while b"\0" not in self.rest:
+            if not select.select([self.read], [], [], max(0, end - time.monotonic()))[0]: raise TimeoutError("Chromium does not answer")
+            piece = os.read(self.read, 1 << 20)
+            if not piece: raise ConnectionError("Chromium has ended")
+            self.rest += piece
+        text, _, self.rest = self.rest.partition(b"\0")
+        return json.loads(text)
+
+    def call(self, method, **parameters):
+        """What a method answers; events that come meanwhile are kept in `events`."""
         self.number += 1
-        self.socket.send(json.dumps(dict(id=self.number, method=method, params=parameters)))
+        message = dict(id=self.number, method=method, params=parameters) | (dict(sessionId=self.session) if self.session else {})
+        os.write(self.write, json.dumps(message).encode() + b"\0")
         while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") != self.number: self.events.append(message)
-            elif "error" in message: raise RuntimeError(f"{method}: {message['error']['message']}")
-            else: return message["result"]
+            answer = self._message()
+            if answer.get("id") == self.number: break
+            self.events.append(answer)
+        assert "error" not in answer, answer["error"]
+        return answer["result"]
 
-    def ask(self, expression: str):
-        """The value of a JavaScript expression in the page; a promise is waited for."""
+    def open(self, url):
+        """Load a page to its end."""
+        self.events.clear()
+        self.call("Page.navigate", url=url)
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events): self.events.append(self._message())
+
+    def evaluate(self, expression):
+        """The value of a JavaScript expression, waited for if it is a promise."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in answer: raise RuntimeError(answer["exceptionDetails"].get("exception", {}).get("description", expression))
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def open(self, address: str, width: int, height: int = 900) -> None:
-        """Load a page at this width, in pixels."""
-        self.events.clear()
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        problem = self.call("Page.navigate", url=address).get("errorText")
-        if problem: raise RuntimeError(f"{address}: {problem}")
-        self.ask(LOADED)
+    def key(self, name, code):
+        """Press and let go a key, as a person would."""
+        for kind in ("rawKeyDown", "keyUp"): self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code)
 
-    def complaints(self) -> list[str]:
-        """What the page wrote on its console as an error, what it threw, and what it could not load."""
-        found = []
-        for event in self.events:
-            method, data = event.get("method"), event.get("params", {})
-            if method == "Runtime.exceptionThrown": found.append(data["exceptionDetails"].get("exception", {}).get("description", "an exception"))
-            if method == "Runtime.consoleAPICalled" and data["type"] in ("error", "assert"):
-                found.append(" ".join(str(argument.get("value", argument.get("description"))) for argument in data["args"]))
-            if method == "Log.entryAdded" and data["entry"]["level"] == "error": found.append(data["entry"]["text"])
-            if method == "Network.requestWillBeSent" and re.match(r"(https?|wss?)://(?!127\.0\.0\.1[:/])", data["request"]["url"]):
-                found.append(f"it asks the network for {data['request']['url']}")
-        return found
+    def click(self, selector):
+        """A click of the mouse in the middle of an element."""
+        x, y = self.evaluate(f"""(() => {{ const element = document.querySelector({json.dumps(selector)});
+            element.scrollIntoView({{block: 'center'}}); const box = element.getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2]; }})()""")
+        for kind in ("mousePressed", "mouseReleased"): self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def screenshot(self, path: Path, whole: bool = True) -> None:
-        """Save the page as a PNG."""
-        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole,
-                         **(dict(clip=dict(self.call("Page.getLayoutMetrics")["cssContentSize"], scale=1)) if whole else {}))["data"]
-        Path(path).write_bytes(base64.b64decode(data))
+    def screenshot(self, selector=None):
+        """uint8 RGB of the window, or of one element."""
+        clip = {}
+        if selector:
+            clip = dict(clip=self.evaluate(f"""(() => {{ const element = document.querySelector({json.dumps(selector)});
+                element.scrollIntoView({{block: 'center'}}); const box = element.getBoundingClientRect();
+                return {{x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1}}; }})()"""))
+        data = base64.b64decode(self.call("Page.captureScreenshot", **clip)["data"])
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
+    def complaints(self):
+        """Errors and warnings of the console, exceptions, and everything that was asked of a network."""
+        self.evaluate("new Promise(done => setTimeout(done, 50))")
+        found = [event for event in self.events if event.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening")
+                 or event.get("method") == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning", "assert")]
+        asked = [event["params"]["request"]["url"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
+        return found + [url for url in asked if not url.startswith(("file:", "data:"))]
 
-@contextmanager
-def chromium(folder: Path) -> Iterator[Tab]:
-    """A tab of a Chromium of its own, with its profile in `folder`."""
-    from websocket import create_connection
-    process = subprocess.Popen([CHROMIUM, f"--user-data-dir={folder}", *OPTIONS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        port = Path(folder)/"DevToolsActivePort"
-        for _ in range(600):
-            if port.exists() and port.read_text().count("\n"): break
-            if process.poll() is not None: raise RuntimeError(f"Chromium ended with status {process.returncode}.")
-            time.sleep(0.1)
-        address = f"http://127.0.0.1:{port.read_text().splitlines()[0]}/json"
-        pages = json.loads(build_opener(ProxyHandler({})).open(address, timeout=60).read())
-        target = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
-        socket = create_connection(target, timeout=60, http_no_proxy=["127.0.0.1"])
-        try: yield Tab(socket)
-        finally: socket.close()
-    finally:
-        process.terminate()
-        try: process.wait(20)
-        except subprocess.TimeoutExpired: process.kill()
+    def close(self):
+        """End the browser."""
+        try: self.call("Browser.close")
+        except (AssertionError, OSError, TimeoutError): self.process.kill()
+        try: self.process.wait(20)
+        except subprocess.TimeoutExpired: self.process.kill()
+        for pipe in (self.read, self.write): os.close(pipe)
+        self.folder.cleanup()

@@ -21,12 +21,15 @@ from retinal_tl.command import main
 PROCESS = [sys.executable, "-c", "import sys; from retinal_tl.command import main; sys.exit(main())"]
 
 
-def eye(height=240, width=300, spot=(100, 140)):
-    """uint8 RGB: a dull disk with one bright spot of about 11 pixels across."""
+def eye(height=240, width=300, spot=(100, 140), texture=0):
+    """uint8 RGB: a dull disk in the colors of a retina with one bright spot of about 11 pixels across."""
     rows, columns = np.ogrid[:height, :width]
-    photo = np.where((rows - height / 2)**2 + (columns - width / 2)**2 < (0.46 * min(height, width))**2, 90, 0).astype(np.uint8)
+    photo = np.where((rows - height / 2)**2 + (columns - width / 2)**2 < (0.46 * min(height, width))**2, 90 + texture * np.sin(columns * np.pi / 4), 0).astype(np.uint8)
     photo[(rows - spot[0])**2 + (columns - spot[1])**2 <= 30] = 230
-    return np.dstack([photo] * 3)
+    return np.dstack([np.minimum(photo * 1.4, 255), photo, photo * 0.4]).astype(np.uint8)
+
+
+USUAL = dict(height=600, width=600, texture=6)  # large and sharp enough for no warning
 
 
 def write_eye(path, **changes):
@@ -60,7 +63,7 @@ def test_files_and_numbers(place):
     write_eye("photos/b.png", height=301, width=223)
     assert segment("photos", lesions=("exudates", "hemorrhages")) == 0
     kinds = [f"{lesion}_{kind}" for lesion in ("exudates", "hemorrhages") for kind in ("probability", "mask")] + ["overlay"]
-    assert sorted(os.listdir("maps")) == sorted([f"{stem}_{kind}.png" for stem in "ab" for kind in kinds] + ["report.csv"])
+    assert sorted(os.listdir("maps")) == sorted([f"{stem}_{kind}.png" for stem in "ab" for kind in kinds] + ["report.csv", "report.html"])
     rows = read_report(place/"maps")
     assert [(row["photo"], row["lesion"]) for row in rows] == [(f"photos/{stem}.png", lesion) for stem in "ab" for lesion in ("exudates", "hemorrhages")]
     for row in rows:
@@ -74,6 +77,7 @@ def test_files_and_numbers(place):
         assert int(row["area_pixels"]) == (mask == 255).sum()
         assert int(row["count"]) == cv2.connectedComponents(mask, connectivity=8)[0] - 1
         assert 0 <= float(row["share_of_field"]) <= 1 and not row["problem"]
+        assert "pixels across" in row["warning"]  # these eyes are tiny
     assert rows[0]["count"] == "1" and 60 < int(rows[0]["area_pixels"]) < 140  # the spot of 97 pixels
 
 
@@ -98,7 +102,7 @@ def test_threshold(place):
 
 
 def test_bad_photographs_cost_only_themselves(place, capsys):
-    write_eye("photos/good.png")
+    write_eye("photos/good.png", **USUAL)
     contents = write_eye("photos/truncated.png").read_bytes()
     Path("photos/truncated.png").write_bytes(contents[:len(contents) // 2])
     Path("photos/empty.jpg").touch()
@@ -107,7 +111,8 @@ def test_bad_photographs_cost_only_themselves(place, capsys):
     Path("photos/folder.png").mkdir()
     assert segment("photos", "absent.jpg") == 1
     rows = {row["photo"]: row for row in read_report(place/"maps")}
-    assert not rows.pop("photos/good.png")["problem"]
+    good = rows.pop("photos/good.png")
+    assert not good["problem"] and not good["warning"]
     for name in ("photos/truncated.png", "photos/empty.jpg", "photos/page.jpg", "photos/black.png", "absent.jpg"):
         problem = rows[name]["problem"]
         assert Path(name).name in problem and problem.endswith(".") and not rows[name]["area_pixels"], problem
@@ -124,7 +129,7 @@ def test_stems_that_meet(place, capsys):
     rows = read_report(place/"maps")
     stems = {row["photo"]: row["files"] for row in rows}
     assert [stems[photo] for photo in photos[:3]] == ["eye", "eye_bmp", "right_eye"]
-    assert len(os.listdir("maps")) == 5 * 5 + 1
+    assert len(os.listdir("maps")) == 5 * 5 + 2
     assert capsys.readouterr().err.count("its files begin with") == 4
     assert segment(*photos, lesions=("soft_exudates", "exudates")) == 0
     assert {row["photo"]: row["files"] for row in read_report(place/"maps")} == stems
@@ -139,7 +144,7 @@ def test_names(place, capsys, name):
     (row,) = read_report(place/"maps")
     assert row["photo"][0] not in "=+-@" and "\n" not in row["photo"]
     if name.isprintable(): assert Path(row["photo"]) == Path(name)
-    assert len(os.listdir("maps")) == 4
+    assert len(os.listdir("maps")) == 5
     assert main(["classify", "--model", "runs/any", "--output", "answers", "--", name]) == 0
     assert read_report(place/"answers")[0]["photo"] == row["photo"]
 
@@ -170,7 +175,12 @@ def test_folder_without_photographs(place, capsys):
     ["segment", "a.png", "--model", "runs/exudates", "--output", "a.png"], ["segment", "a.png", "--model", "runs/exudates", "--output", "a.png/maps"],
     ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--threshold", "2"],
     ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--threshold", "nan"],
-    ["classify", "a.png", "--model", "runs/exudates"], ["classify", "a.png"], ["check-data", "--data", "idird", "--data-root", "."],
+    ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--lesion", "haemorrhages"],
+    ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--lesion", "hemorrhages"],
+    ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--lesion", ""],
+    ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--format", "gif"],
+    ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--format", "png,"],
+    ["classify", "a.png", "--model", "runs/exudates"], ["classify", "a.png", "--model", "runs/any", "--report"], ["check-data", "--data", "idird", "--data-root", "."],
     ["check-data", "--data", "idrid", "--data-root", "absent"], ["run", "stage3"], ["run", "stage1", "-p", "seed"]])
 def test_wrong_commands(place, capsys, arguments):
     write_eye("a.png")
@@ -178,6 +188,98 @@ def test_wrong_commands(place, capsys, arguments):
     errors = capsys.readouterr().err
     assert errors.startswith("retinal_tl") and len(errors.strip().split("\n")) == 1, errors
     assert not Path("maps/report.csv").exists()
+
+
+def test_wrong_names_say_the_right_ones(place, capsys):
+    write_eye("a.png")
+    assert segment("a.png", options=["--lesion", "haemorrhages"]) == 2 and "did you mean hemorrhages?" in capsys.readouterr().err
+    assert segment("a.png", options=["--format", "tiff"]) == 2 and "png, npz, geojson" in capsys.readouterr().err
+    assert segment("a.png", options=["--lesion", "hemorrhages"]) == 2 and "only exudates" in capsys.readouterr().err
+
+
+def test_builtin_is_the_model_that_is_meant(place, monkeypatch, capsys):
+    from retinal_tl import inference
+    write_eye("a.png")
+    load_segmenters, load_run, given = inference.load_segmenters, inference.load_run, []
+    monkeypatch.setattr(inference, "load_segmenters", lambda models: given.append(models) or load_segmenters(["runs/exudates", "runs/hemorrhages"]))
+    monkeypatch.setattr(inference, "load_run", lambda model, kind: given.append(model) or load_run("runs/any" if model == "builtin" else model, kind))
+    assert main(["segment", "a.png", "--output", "maps"]) == 0
+    assert main(["classify", "a.png"]) == 0
+    assert given[0] == ["builtin"] and "builtin" in given[1:]
+    assert [row["lesion"] for row in read_report(place/"maps")] == ["exudates", "hemorrhages"]
+
+
+def test_patterns(place, capsys):
+    for name in ("left/1.png", "left/2.png", "left/deep/3.png", "right/1.png", "left/odd[1].png", "left/odd1.png"): write_eye(name)
+    Path("left/notes.txt").write_text("not a photograph")
+    done = lambda *photos: (segment(*photos, output="maps"), [row["photo"] for row in read_report(place/"maps")])
+    assert done("left/?.png") == (0, ["left/1.png", "left/2.png"])
+    assert done("*/1.png", "left/1.png") == (0, ["left/1.png", "right/1.png"])
+    assert done("left/**/*") == (0, ["left/1.png", "left/2.png", "left/deep/3.png", "left/odd1.png", "left/odd[1].png"])
+    assert done("left/odd[1].png") == (0, ["left/odd[1].png"])
+    assert done("d*", "left/*.bmp")[0] == 1 and "fits the pattern left/*.bmp" in capsys.readouterr().err
+    assert main(["classify", "rig*", "--model", "runs/any", "--output", "answers"]) == 0 and len(read_report(place/"answers")) == 1
+    assert segment("left/*.png", output="left") == 2 and "holds the photographs" in capsys.readouterr().err
+
+
+def test_lesions_are_chosen(place):
+    write_eye("a.png")
+    both = ("exudates", "hemorrhages")
+    for options, expected in (([], both), (["--lesion", "all"], both), (["--lesion", "hemorrhages"], both[1:]), (["--lesion", "hemorrhages,exudates"], both),
+                              (["--lesion", "exudates", "--lesion", "exudates"], both[:1])):
+        folder = place/"_".join(["maps", *options])
+        assert segment("a.png", lesions=both, output=folder, options=options) == 0
+        assert tuple(row["lesion"] for row in read_report(folder)) == expected
+        assert sorted(path.name for path in folder.glob("*_mask.png")) == [f"a_{lesion}_mask.png" for lesion in expected]
+
+
+def test_formats(place):
+    write_eye("photos/a.png")
+    both = ("exudates", "hemorrhages")
+    assert segment("photos/a.png", lesions=both, options=["--format", "png,npz", "--format", "geojson", "--format", "npz"]) == 0
+    kinds = [f"{lesion}_{kind}" for lesion in both for kind in ("probability", "mask")] + ["overlay"]
+    assert sorted(os.listdir("maps")) == sorted([f"a_{kind}.png" for kind in kinds] + ["a.npz", "a.geojson", "report.csv", "report.html"])
+    with np.load("maps/a.npz", allow_pickle=False) as stored:
+        assert set(stored) == {*both, "lesions", "thresholds", "size"}
+        assert stored["lesions"].tolist() == list(both) and stored["thresholds"].tolist() == [0.5, 0.5] and stored["size"].tolist() == [240, 300]
+        for lesion in both:
+            written = cv2.imread(f"maps/a_{lesion}_probability.png", cv2.IMREAD_UNCHANGED)
+            assert stored[lesion].dtype == np.uint16 and (stored[lesion] == written).all()
+    spots = json.loads(Path("maps/a.geojson").read_text())["features"]
+    rows = {row["lesion"]: row for row in read_report(place/"maps")}
+    assert len(spots) == sum(int(row["count"]) for row in rows.values()) and rows["exudates"]["count"] == "1"
+    assert segment("photos/a.png", output="outlines", options=["--format", "geojson", "--no-report"]) == 0
+    assert sorted(os.listdir("outlines")) == ["a.geojson", "report.csv"]
+
+
+def test_outputs_never_replace_a_photograph_in_any_format(place):
+    write_eye("a.png")
+    contents = write_eye("a.npz").read_bytes()  # a photograph by this name
+    assert segment("a.png", "a.npz", output=".", options=["--format", "npz", "--no-report"]) == 0
+    assert Path("a.npz").read_bytes() == contents
+
+
+def test_report_is_written_when_asked_for(place):
+    write_eye("a.png")
+    assert segment("a.png") == 0 and "a.png" in Path("maps/report.html").read_text(encoding="utf-8")
+    assert segment("a.png", output="bare", options=["--no-report"]) == 0 and not Path("bare/report.html").exists()
+    assert main(["classify", "a.png", "--model", "runs/any", "--output", "answers"]) == 0 and not Path("answers/report.html").exists()
+    assert main(["classify", "a.png", "--model", "runs/any", "--output", "answers", "--report"]) == 0
+    (row,) = read_report(place/"answers")
+    assert f'data-value="{row["lesion_probability"]}"' in Path("answers/report.html").read_text(encoding="utf-8")
+
+
+def test_warnings_are_said_and_written_and_cost_nothing(place, capsys):
+    write_eye("photos/good.png", **USUAL)
+    dark = cv2.imread("photos/good.png") // 5
+    cv2.imwrite("photos/dark.png", dark)
+    assert segment("photos") == 0 and main(["classify", "photos", "--model", "runs/any", "--output", "answers"]) == 0
+    for folder in ("maps", "answers"):
+        warnings = {row["photo"]: row["warning"] for row in read_report(place/folder)}
+        assert warnings["photos/dark.png"].startswith("Too dark") and not warnings["photos/good.png"]
+    assert Path("maps/dark_exudates_mask.png").exists()
+    said = [line for line in capsys.readouterr().err.split("\n") if line]
+    assert len(said) == 2 and all(line.startswith("retinal_tl: photos/dark.png: warning: Too dark") for line in said)
 
 
 def test_classify(place, capsys):
@@ -210,26 +312,27 @@ def test_using_a_model_needs_no_training_packages(place):
 
 
 def test_closed_pipe_is_quiet(place):
-    for i in range(20): write_eye(f"photos/{i}.png")
+    for i in range(20): write_eye(f"photos/{i}.png", **USUAL)
     process = subprocess.Popen([*PROCESS, "classify", "photos", "--model", "runs/any"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
-    assert process.wait(60) == 1
+    assert process.wait(300) == 1
     assert process.stderr.read() == b""
 
 
 def test_interrupt_keeps_what_was_done(place):
     for i in range(60): write_eye(f"photos/{i:02}.png", height=1400, width=1400)
     process = subprocess.Popen([*PROCESS, "segment", "photos", "--model", "runs/exudates", "--output", "maps"], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not Path("maps/00_overlay.png").exists() and process.poll() is None and time.monotonic() < deadline: time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(300) == 130
     errors = process.stderr.read().decode()
     assert "interrupted" in errors and "Traceback" not in errors
     rows = read_report(place/"maps")
     assert 1 <= len(rows) < 60 and not any(row["problem"] for row in rows)
     for row in rows: assert cv2.imread(f"maps/{row['files']}_overlay.png") is not None
-    assert not [name for name in os.listdir("maps") if not name.endswith((".png", ".csv"))]
+    assert all(row["photo"] in Path("maps/report.html").read_text(encoding="utf-8") for row in rows)
+    assert not [name for name in os.listdir("maps") if not name.endswith((".png", ".csv", ".html"))]
 
 
 def write_notebook(path, code):

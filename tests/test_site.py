@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, chromium
+from site_browser import CHROMIUM, chromium
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path for path in (REPOSITORY/"nbs").rglob("*.ipynb") if not {".ipynb_checkpoints", "runs", "data"} & set(path.parts))
