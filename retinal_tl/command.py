@@ -165,18 +165,15 @@ def _each(photos, work):
         yield path, done, problem
 
 # %% ../nbs/49_command.ipynb #cell-25
-def _run_lesions(run):
-    "The lesions that a run outlines."
-    return [run.card["lesion"]]
-
 def _maps(path, photo, runs, lesions, threshold):
     "For each of the lesions, one at a time: lesion, threshold, probability, field of view."
     from retinal_tl.inference import prepare_for, segment_prepared
-    runs = [run for run in runs if set(_run_lesions(run)) & set(lesions)]
+    runs = [run for run in runs if set(run.lesions) & set(lesions)]
     with _naming(path): prepared = prepare_for(photo, runs)
     for run, each in zip(runs, prepared):
-        limit = run.threshold if threshold is None else threshold
-        yield run.card["lesion"], limit, segment_prepared(each, run.predict, run.card), each.field.mask(photo.shape[:2])
+        field = each.field.mask(photo.shape[:2])
+        for lesion, probability in segment_prepared(each, run.predict, run.card).items():
+            if lesion in lesions: yield lesion, run.thresholds[lesion] if threshold is None else threshold, probability, field
 
 # %% ../nbs/49_command.ipynb #cell-26
 def write_maps(
@@ -266,7 +263,7 @@ def _picture_bytes(photos, arguments):
 def _chosen(runs, wanted):
     "The lesions to outline: those that are wanted, or all that the runs know. Raises `RetinalError` for one that none knows."
     from retinal_tl.images import RetinalError
-    known = [lesion for run in runs for lesion in _run_lesions(run)]
+    known = [lesion for run in runs for lesion in run.lesions]
     for lesion in wanted or ():
         if lesion not in known: raise RetinalError(f"No model that was given outlines {lesion}, only {', '.join(known)}: give one that does.")
     return [lesion for lesion in known if not wanted or lesion in wanted]
