@@ -178,7 +178,7 @@ def _gradio():
     "Gradio, told to speak to nobody; a sentence where it is missing."
     os.environ |= dict(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
     for name in ("NO_PROXY", "no_proxy"):  # it asks itself whether it is there, which must not go through a proxy
-        os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), "127.0.0.1", "localhost"])
+        if HOST not in os.environ.get(name, ""): os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))
     try: import gradio
     except ImportError as error:
         from retinal_tl.images import RetinalError
@@ -234,7 +234,8 @@ def _connect(gr, runs, warn, thresholds, file, said, controls, button, archive, 
     def pack(seen, shown, opacity, *values):
         if seen is None: return gr.update(), _sentences("problem", ["There is no photograph yet: drop one first."])
         import tempfile
-        return gr.update(value=str(write_archive(seen, limits_at(values), tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))), visible=True), gr.update()
+        path, problem = _attempt(seen.name, lambda: write_archive(seen, limits_at(values), tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))))
+        return (no_archive(), _sentences("problem", [problem])) if problem else (gr.update(value=str(path), visible=True), gr.update())
     gr.on([file.upload, file.clear], look, [file, *controls], [seen, said, picture, table, archive], api_name="segment")
     gr.on([control.change for control in controls], show, [seen, *controls], [picture, table, archive], api_name="show",
           trigger_mode="always_last", show_progress="hidden")
@@ -285,18 +286,26 @@ def app_command(
     arguments:argparse.Namespace, # model, port, browser
 ) -> int: # exit status
     "`retinal_tl app`: serve the page until Ctrl-C. Raises `RetinalError` when something is wrong."
-    import signal, tempfile, threading
+    import signal, tempfile
     def stop(*_): raise KeyboardInterrupt
-    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, stop)
-    with tempfile.TemporaryDirectory(prefix="retinal_tl_") as folder:  # what is uploaded is removed with it
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        app = build_app(arguments.model)
-        try:
-            print(f"The app is at {launch_app(app, arguments.port, arguments.browser)} (Ctrl-C ends it).", flush=True)
-            threading.Event().wait()
-        except KeyboardInterrupt: print("The app has ended.", flush=True)
-        finally: app.close()
+    before, kept = signal.signal(signal.SIGTERM, stop), os.environ.copy()
+    try:
+        with tempfile.TemporaryDirectory(prefix="retinal_tl_") as folder:  # what is uploaded is removed with it
+            os.environ["GRADIO_TEMP_DIR"] = folder
+            _serve(build_app(arguments.model), arguments)
+    except KeyboardInterrupt: print("The app has ended.", flush=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.environ.clear()
+        os.environ.update(kept)
     return 0
+
+def _serve(app, arguments):
+    import threading
+    try:
+        print(f"The app is at {launch_app(app, arguments.port, arguments.browser)} (Ctrl-C ends it).", flush=True)
+        threading.Event().wait()
+    finally: app.close()
 
 def add_app(
     commands, # what `add_subparsers` of `argparse` gave

@@ -28,12 +28,13 @@ def check_tiles(
     try: settings = Preprocessing(**card["preprocessing"])
     except TypeError:
         raise RetinalError("The card has preprocessing settings that this retinal_tl does not know: install the one that fits.") from None
-    eye, side = phantom(5, 1024, LESIONS), input_side(card)
+    eye, side = phantom(5, min(1024, max(256, settings.diameter)), LESIONS), input_side(card)
     prepared = prepare(eye.photo, settings)
     lesion = prepare_mask(np.any(list(eye.masks.values()), axis=0), prepared.field, settings)
     missing = max(0, side - settings.diameter)
     image, lesion = np.pad(prepared.image, ((0, missing), (0, missing), (0, 0))), np.pad(lesion, ((0, missing), (0, missing)))
-    corners = [(top, left) for top in range(0, len(image) - side + 1, side) for left in range(0, len(image) - side + 1, side)]
+    starts = range(0, len(image) - side + 1, side // 2)
+    corners = [(top, left) for top in starts for left in starts]
     corners.sort(key=lambda corner: -int(lesion[corner[0]:corner[0] + side, corner[1]:corner[1] + side].sum(dtype=np.int64)))
     return np.stack([image[top:top + side, left:left + side] for top, left in corners[:count]])
 
@@ -42,9 +43,8 @@ def map_thresholds(
     card:dict, # of a run
 ) -> dict[str, float]: # in the order of the network's maps: lesion → threshold, 0..1; 'any_lesion' for a classifier
     "The probability from which on something counts as found, for each map; a half where the card has none."
-    names = card.get("lesions") or card["lesion"] or "any_lesion"
-    names, limits = [names] if isinstance(names, str) else list(names), card["threshold"]
-    if isinstance(limits, (list, tuple)): limits = dict(zip(names, limits))
+    names, limits = card["lesion"] or "any_lesion", card["threshold"]
+    names = [names] if isinstance(names, str) else list(names)
     if not isinstance(limits, dict): limits = dict.fromkeys(names, limits)
     return {name: 0.5 if limits.get(name) is None else float(limits[name]) for name in names}
 
@@ -307,8 +307,9 @@ def _readme(card, format, side, facts):
 
 def _tiles_text(card, side):
     if card["kind"] == "segmenter":
-        return (f"Cut it into tiles of {side} x {side} pixels, as in training, that overlap by {card['overlap']:.0%}, and blend their maps where they do. "
-                "Then scale the map back to the square.")
+        mirrors = " Do so for its four mirror images, too, and take the mean." if card.get("flips") else ""
+        return (f"Cut it into tiles of {side} x {side} pixels, as in training, that overlap by {card['overlap']:.0%}, and blend their maps where they do."
+                f"{mirrors} Then scale the map back to the square.")
     if side >= card["preprocessing"]["diameter"]: return f"Add black at the right and the bottom up to {side} x {side} pixels."
     return f"Cut it into tiles of {side} x {side} pixels that overlap by {card['overlap']:.0%}: the photograph has what its worst tile has."
 
@@ -401,7 +402,7 @@ def _use(card, format, path):
 
 # %% ../nbs/32_export.ipynb #cell-39
 def export_run(
-    run:str|Path, # a run folder, finished
+    run:str|Path, # a run folder, finished, or any other name that `load_run` knows
     format:str, # one of `FORMATS`
     output:str|Path, # a folder that is not there yet, or is empty
 ) -> Path: # the folder: the model, card.json, README.md, example.npy, and example.py for ONNX
@@ -411,11 +412,11 @@ def export_run(
     import numpy as np
     from retinal_tl.cards import check_files, file_digest, read_card, write_card
     from retinal_tl.images import RetinalError, nearest, write_text
-    from retinal_tl.inference import input_side
+    from retinal_tl.inference import input_side, load_run
     if format not in FORMATS:
         guess = nearest(format, FORMATS)
         raise RetinalError(f"There is no format {format!r}; " + (f"did you mean {guess}?" if guess else f"choose one of {', '.join(FORMATS)}."))
-    folder = Path(run)
+    folder = Path(run) if os.path.isdir(run) else load_run(run).folder
     card = read_card(folder)
     check_files(folder, card)
     with _writing_folder(output) as target:

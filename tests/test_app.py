@@ -31,7 +31,7 @@ from retinal_tl.synthetic import phantom
 LESIONS = ("exudates", "hemorrhages")
 SCRIPT = ("import argparse, sys; from retinal_tl.app import add_app; parser = argparse.ArgumentParser(); add_app(parser.add_subparsers());"
           "arguments = parser.parse_args(); sys.exit(arguments.work(arguments))")
-fetch = build_opener(ProxyHandler({})).open
+FETCH = build_opener(ProxyHandler({})).open
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_warnings_are_shown_and_escaped(place, served, tmp_path):
 def test_nothing_but_the_cache_is_served(place, served):
     from urllib.error import HTTPError
     for path in (place/"an eye.png", "/etc/passwd", Path(__file__)):
-        with pytest.raises(HTTPError): fetch(f"{served.address}gradio_api/file={str(path).replace(' ', '%20')}", timeout=60)
+        with pytest.raises(HTTPError): FETCH(f"{served.address}gradio_api/file={str(path).replace(' ', '%20')}", timeout=60)
 
 
 # ---- as a process, in a browser
@@ -221,7 +221,7 @@ def upload(tab, path):
 
 def shown_picture(tab):
     """The picture on the page, once it is another than before."""
-    with fetch(tab.ask("document.querySelector('#picture img').src"), timeout=60) as answer:
+    with FETCH(tab.ask("document.querySelector('#picture img').src"), timeout=60) as answer:
         return cv2.imdecode(np.frombuffer(answer.read(), np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
@@ -262,7 +262,7 @@ def test_page_in_a_browser(place, tmp_path):
 
         tab.ask("document.querySelector('#make_archive').click()")
         link = wait(tab, "document.querySelector('#archive a[href*=\"/file=\"]')?.href")
-        with fetch(link, timeout=60) as answer: (tmp_path/"lesions.zip").write_bytes(answer.read())
+        with FETCH(link, timeout=60) as answer: (tmp_path/"lesions.zip").write_bytes(answer.read())
         assert_same_files(tmp_path/"lesions.zip", place)
 
         tab.ask("document.querySelector('#photograph button[aria-label=\"Clear\"], #photograph button[title=\"Clear\"]').click()")
@@ -288,10 +288,9 @@ def test_a_taken_port_is_one_sentence(place):
         parser = argparse.ArgumentParser()
         add_app(parser.add_subparsers())
         arguments = parser.parse_args(["app", "--model", str(place/"exudates"), "--port", str(taken.getsockname()[1])])
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(RetinalError, match="choose another one with --port"): arguments.work(arguments)
-        finally: signal.signal(signal.SIGTERM, handler)
+        handler, environment = signal.getsignal(signal.SIGTERM), os.environ.copy()
+        with pytest.raises(RetinalError, match="choose another one with --port"): arguments.work(arguments)
+        assert signal.getsignal(signal.SIGTERM) is handler and os.environ.copy() == environment
 
 
 def test_it_listens_to_this_machine_alone(place, served):
