@@ -292,7 +292,7 @@ def app_command(
     try:
         with tempfile.TemporaryDirectory(prefix="retinal_tl_") as folder:  # what is uploaded is removed with it
             os.environ["GRADIO_TEMP_DIR"] = folder
-            _serve(build_app(arguments.model), arguments)
+            _serve(build_app(arguments.model or ["builtin"]), arguments)
     except KeyboardInterrupt: print("The app has ended.", flush=True)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -314,7 +314,7 @@ def add_app(
     parser = commands.add_parser("app", help="a page to look at lesions and move the threshold", description=(
         "Serve a page on this machine, and to this machine alone: drop a photograph, see its lesions as layers, move the thresholds, take maps and masks away. "
         "Nothing is loaded from or sent to anywhere else. Needs: pip install 'retinal_tl[app]'."))
-    parser.add_argument("--model", action="append", required=True, metavar="RUN", help="run folder of stage 2; repeat it for other lesions")
+    parser.add_argument("--model", action="append", metavar="RUN", help="run folder of stage 2; repeat it for other lesions (default: builtin)")
     parser.add_argument("--port", type=int, metavar="N", help="port to listen at (default: the first one that is free from 7860 on)")
     parser.add_argument("--browser", action="store_true", help="open the page in the browser")
     parser.set_defaults(work=app_command)

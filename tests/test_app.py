@@ -279,6 +279,13 @@ def test_page_in_a_browser(place, tmp_path):
         assert not list(temporary.glob("retinal_tl_*"))  # nobody's photograph is left behind
 
 
+def test_the_model_of_the_package_is_the_default():
+    parser = argparse.ArgumentParser()
+    add_app(parser.add_subparsers())
+    assert parser.parse_args(["app"]).model is None  # which `app_command` takes for builtin
+    assert parser.parse_args(["app", "--model", "a", "--model", "b"]).model == ["a", "b"]
+
+
 def test_a_taken_port_is_one_sentence(place):
     import socket
     pytest.importorskip("gradio")
