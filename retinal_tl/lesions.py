@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from .images import RetinalError
-from .metrics import BINS, quantize, require_same_shape
+from .metrics import BINS, quantize, require_same_shape, threshold_map
 
 # %% ../nbs/23_lesions.ipynb #cell-7
 @dataclass(frozen=True, eq=False)
@@ -36,16 +36,11 @@ class LesionScores:
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
 # %% ../nbs/23_lesions.ipynb #cell-9
-_STRIP = 256 # rows that are worked on together
-
-def _levels(
-    probability:np.ndarray, # float (height, width) 0..1, bool, or uint16
-) -> np.ndarray: # uint16 (height, width)
-    "16-bit levels without a second copy of the map in float."
-    if probability.dtype == np.uint16: return probability
-    levels = np.empty(probability.shape, np.uint16)
-    for start in range(0, len(levels), _STRIP): levels[start:start + _STRIP] = quantize(probability[start:start + _STRIP])
-    return levels
+def _strips(
+    height:int, # of an image
+) -> list[slice]: # rows that are worked on together
+    "An image in strips of 256 rows."
+    return [slice(start, start + 256) for start in range(0, height, 256)]
 
 def _regions(
     where:np.ndarray, # bool (height, width)
@@ -64,20 +59,19 @@ def score_lesions(
     probability, mask = np.asarray(probability), np.asarray(mask, bool)
     require_same_shape(probability_map=probability, mask=mask)
     if quantize(float(floor)) == 0: raise RetinalError("Candidates need a floor above 0, or the whole photograph is one.")
-    levels = _levels(probability)
-    called = levels >= quantize(float(floor))
+    called = np.zeros(probability.shape, bool)
+    for rows in _strips(len(called)): called[rows] = threshold_map(probability[rows], floor)
     if field is not None:
         require_same_shape(probability_map=probability, field_of_view=field)
         called &= np.asarray(field, bool); mask = mask & np.asarray(field, bool)
     overlap = called & mask
     count, labels = _regions(mask)
     lesion, lesions = labels[overlap], np.zeros(count, np.uint16)   # the lesion at each pixel of the overlap
-    del labels                                                      # one such array at a time
+    del labels, mask                                                # one such array at a time
     count, labels = _regions(called)
     candidate, peaks = labels[overlap], np.zeros(count, np.uint16)
-    for start in range(0, len(labels), _STRIP):
-        rows = slice(start, start + _STRIP)
-        np.maximum.at(peaks, labels[rows][called[rows]].astype(np.intp), levels[rows][called[rows]])
+    for rows in _strips(len(called)):
+        np.maximum.at(peaks, labels[rows][called[rows]].astype(np.intp), quantize(probability[rows])[called[rows]])
     np.maximum.at(lesions, lesion, peaks[candidate])
     matched = np.bincount(candidate, minlength=count)[1:] > 0
     return LesionScores(1, lesions[1:], peaks[1:][matched], peaks[1:][~matched], float(floor))

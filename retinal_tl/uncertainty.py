@@ -119,8 +119,9 @@ def _figures(
     "The figure of each drawing, and what each photograph does to it."
     values, influences = [], []
     for some in np.array_split(weights, -(-len(weights) // 100)):  # a hundred drawings at a time bound the memory
-        with np.errstate(all="ignore"): value, slopes = measure(some @ parts)
-        values.append(value); influences.append(slopes @ parts.T)
+        with np.errstate(all="ignore"):
+            value, slopes = measure(some @ parts)
+            values.append(value); influences.append(slopes @ parts.T)
     return np.concatenate(values), np.concatenate(influences)
 
 def _error(
@@ -134,12 +135,15 @@ def _error(
 def _distances(
     moved:np.ndarray, # (drawings,): how far the figure lies from that of all photographs
     errors:np.ndarray, # (drawings,): its standard error
+    error:float, # of all photographs
 ) -> np.ndarray: # the distances in standard errors, of the drawings that have one
     "How far the drawings lie, measured by their own errors."
-    usable = np.isfinite(moved) & np.isfinite(errors) & (errors > 0)  # one photograph drawn n times has no error
+    usable = np.isfinite(moved) & (errors > 1e-6 * error)  # one photograph drawn n times has none, but for rounding
     return np.abs(moved[usable]) / errors[usable]
 
 # %% ../nbs/24_uncertainty.ipynb #cell-16
+_FEWEST = 3 # photographs or groups: of two, a drawing takes one alone or both, and that is no variation to measure
+
 def interval(
     photographs:Mapping, # name → PixelHistogram (best coarsened, all with the same levels), or LesionScores for figures of lesions
     figure:str="aupr", # one of `FIGURES`, pooled over the photographs
@@ -148,22 +152,23 @@ def interval(
     n:int=1000, # number of drawings
     seed:int=0, # of the drawings
     confidence:float=0.95, # how often the interval holds the true figure
-) -> tuple[float, float]: # low, high; nan if the figure is not defined or there are fewer than two photographs or groups
+) -> tuple[float, float]: # low, high; nan if there are fewer than three photographs or groups, or the figure is 0, 1, not defined or the same for each
     "Symmetric studentized bootstrap interval of a pooled figure, on the logit scale."
     units = list(join_groups(photographs, groups).values())
-    if len(units) < 2: return float("nan"), float("nan")
+    if len(units) < _FEWEST: return float("nan"), float("nan")
     parts, measure = _parts(units, figure, threshold)
     every, drawn = np.ones((1, len(units))), _draw(len(units), n, seed)
     value, influences = _figures(parts, measure, every)
     value, error = float(value[0]), float(_error(every, influences)[0])
-    if np.isnan(value) or value in (0, 1) or error == 0: return value, value   # nothing varies
+    if not 0 < value < 1 or not error > 1e-12: return float("nan"), float("nan")   # no photograph differs from another
     values, influences = _figures(parts, measure, drawn)
     logit = lambda share: np.log(share / (1 - share))
     with np.errstate(all="ignore"):
-        distances = _distances(logit(values) - logit(value), _error(drawn, influences) / (values * (1 - values)))
+        own, error = _error(drawn, influences) / (values * (1 - values)), error / (value * (1 - value))
+        distances = _distances(logit(values) - logit(value), own, error)
     if not len(distances): return float("nan"), float("nan")
-    reach = np.quantile(distances, confidence) * error / (value * (1 - value))
-    return tuple(float(1 / (1 + np.exp(-end))) for end in (logit(value) - reach, logit(value) + reach))
+    reach = np.quantile(distances, confidence) * error
+    return tuple(float(1 / (1 + np.exp(-np.clip(end, -700, 700)))) for end in (logit(value) - reach, logit(value) + reach))
 
 # %% ../nbs/24_uncertainty.ipynb #cell-26
 @dataclass(frozen=True)
@@ -187,7 +192,7 @@ def paired_difference(
     n:int=1000, # number of drawings
     seed:int=0, # of the drawings
     confidence:float=0.95, # of the interval
-) -> Difference: # interval and p are nan if there are fewer than two photographs or groups
+) -> Difference: # interval and p are nan if there are fewer than three photographs or groups
     "Paired studentized bootstrap of a difference; `RetinalError` if the photographs are not the same."
     alone = sorted(map(str, set(first) ^ set(second)))
     if alone: raise RetinalError(f"Two models are compared on the same photographs, and {alone[0]} was given for one of them only.")
@@ -201,15 +206,15 @@ def paired_difference(
     a, b = (float(value[0]) for value, _ in found)
     error = _error(every, found[0][1] - found[1][1])[0]
     moved = drawings[0][0] - drawings[1][0] - (a - b)
-    distances = _distances(moved, _error(drawn, drawings[0][1] - drawings[1][1]))
+    distances = _distances(moved, _error(drawn, drawings[0][1] - drawings[1][1]), error)
     low = high = p = float("nan")
-    if error == 0: low = high = a - b; p = float(a == b)
-    elif len(distances) and np.isfinite(error):
+    if a == b and error == 0: low, high, p = 0.0, 0.0, 1.0   # the same maps
+    elif len(units[0]) >= _FEWEST and len(distances) and error > 0:
         reach = float(np.quantile(distances, confidence) * error)
-        low, high, p = a - b - reach, a - b + reach, float((1 + (distances >= abs(a - b) / error).sum()) / (1 + len(distances)))
+        low, high, p = max(-1.0, a - b - reach), min(1.0, a - b + reach), float((1 + (distances >= abs(a - b) / error).sum()) / (1 + len(distances)))
     return Difference(a, b, a - b, low, high, p, len(units[0]))
 
-# %% ../nbs/24_uncertainty.ipynb #cell-33
+# %% ../nbs/24_uncertainty.ipynb #cell-34
 def bootstrap_band(
     photographs:Mapping, # name → PixelHistogram, best coarsened, all with the same levels
     curve:Callable, # PixelHistogram → float (points,)
@@ -226,10 +231,10 @@ def bootstrap_band(
     curves = np.array([curve(PixelHistogram(one.reshape(2, -1), levels)) for one in drawn])
     low, high = np.full((2, curves.shape[1]), np.nan)
     known = ~np.isnan(curves).all(axis=0)
-    low[known], high[known] = np.nanquantile(curves[:, known], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    if known.any(): low[known], high[known] = np.nanquantile(curves[:, known], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return low, high
 
-# %% ../nbs/24_uncertainty.ipynb #cell-37
+# %% ../nbs/24_uncertainty.ipynb #cell-38
 def reliability(
     histogram:PixelHistogram, # of one or many photographs, best with all levels
     bins:int=15, # of equal width between 0 and 1
@@ -243,7 +248,7 @@ def reliability(
     probability, share = in_bin(counts.sum(axis=0) * histogram.levels / (BINS - 1))[used] / pixels[used], in_bin(counts[1])[used] / pixels[used]
     return dict(probability=probability, share=share, pixels=pixels[used].astype(np.int64))
 
-# %% ../nbs/24_uncertainty.ipynb #cell-38
+# %% ../nbs/24_uncertainty.ipynb #cell-39
 def calibration_error(
     histogram:PixelHistogram, # of one or many photographs, best with all levels
     bins:int=15, # of equal width between 0 and 1
