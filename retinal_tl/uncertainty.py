@@ -152,21 +152,22 @@ def interval(
     n:int=1000, # number of drawings
     seed:int=0, # of the drawings
     confidence:float=0.95, # how often the interval holds the true figure
-) -> tuple[float, float]: # low, high; nan if there are fewer than three photographs or groups, or the figure is 0, 1, not defined or the same for each
+) -> tuple[float, float]: # low, high; nan if the figure is not defined; 0 and 1 if the photographs cannot say, see above
     "Symmetric studentized bootstrap interval of a pooled figure, on the logit scale."
     units = list(join_groups(photographs, groups).values())
-    if len(units) < _FEWEST: return float("nan"), float("nan")
+    if not units: return float("nan"), float("nan")
     parts, measure = _parts(units, figure, threshold)
     every, drawn = np.ones((1, len(units))), _draw(len(units), n, seed)
     value, influences = _figures(parts, measure, every)
     value, error = float(value[0]), float(_error(every, influences)[0])
-    if not 0 < value < 1 or not error > 1e-12: return float("nan"), float("nan")   # no photograph differs from another
+    if np.isnan(value): return value, value
+    if len(units) < _FEWEST or value in (0, 1) or not error > 1e-12: return 0.0, 1.0
     values, influences = _figures(parts, measure, drawn)
     logit = lambda share: np.log(share / (1 - share))
     with np.errstate(all="ignore"):
         own, error = _error(drawn, influences) / (values * (1 - values)), error / (value * (1 - value))
         distances = _distances(logit(values) - logit(value), own, error)
-    if not len(distances): return float("nan"), float("nan")
+    if not len(distances): return 0.0, 1.0
     reach = np.quantile(distances, confidence) * error
     return tuple(float(1 / (1 + np.exp(-np.clip(end, -700, 700)))) for end in (logit(value) - reach, logit(value) + reach))
 

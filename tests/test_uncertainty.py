@@ -181,6 +181,18 @@ def test_groups_are_drawn_as_one(made, random):
     assert interval(named(made), groups=groups, n=50) == pytest.approx(interval(joined, n=50), nan_ok=True)
 
 
+def test_photographs_that_cannot_say():
+    "Two, or any number that agree, or a figure at its end: all is possible. What is not defined has no interval."
+    made, = simulate(9, np.random.default_rng(0))
+    assert interval({i: made[i] for i in (0, 1)}) == interval({i: made[0] for i in range(9)}) == (0, 1)
+    perfect = {i: PixelHistogram(np.array([[90 + i, 0], [0, 10 + i]]), np.array([0, 40000])) for i in range(9)}
+    for figure in ("aupr", "auc", "dice", "specificity"): assert interval(perfect, figure, 0.5) == (0, 1)
+    healthy = {i: PixelHistogram(np.array([[90, 5 + i], [0, 0]]), np.array([0, 40000])) for i in range(9)}
+    assert np.isnan(interval(healthy)).all() and np.isnan(interval(healthy, "sensitivity", 0.5)).all()
+    low, high = interval(healthy, "specificity", 0.5)
+    assert 0.8 < low < high < 1
+
+
 @few_examples
 @given(counts)
 def test_ends_lie_around_the_figure(made):
