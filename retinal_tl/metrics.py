@@ -6,7 +6,7 @@
 __all__ = ['BINS', 'quantize', 'threshold_map', 'PixelHistogram', 'require_same_shape', 'pixel_histogram', 'Confusion',
            'confusions', 'confusion', 'trivial_accuracy', 'average_precision', 'eleven_point_aupr', 'roc_auc',
            'best_threshold', 'threshold_for_sensitivity', 'coarsen', 'bootstrap_interval', 'binary_metrics',
-           'count_lesions']
+           'image_score', 'count_lesions']
 
 # %% ../nbs/21_metrics.ipynb #cell-2
 from collections.abc import Callable, Iterable
@@ -252,6 +252,16 @@ def binary_metrics(
                 auc=roc_auc(histogram), aupr=average_precision(histogram))
 
 # %% ../nbs/21_metrics.ipynb #cell-67
+def image_score(
+    histogram:PixelHistogram, # of one photograph
+    pixels:int=1, # that must reach a threshold for the photograph to be called
+) -> float: # 0..1; 0 if it has fewer pixels
+    "The highest probability that at least so many pixels have: a photograph's score, from its map."
+    reaching = histogram.counts.sum(axis=0)[::-1].cumsum()[::-1]
+    levels = histogram.levels[reaching >= pixels]
+    return float(levels[-1] / (BINS - 1)) if len(levels) else 0.0
+
+# %% ../nbs/21_metrics.ipynb #cell-71
 def count_lesions(
     mask:np.ndarray, # bool (height, width)
 ) -> int:
