@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-import browser
+import site_browser as browser
 from toy_runs import write_toy_run
 
 from retinal_tl.app import add_app, build_app, exact_threshold, launch_app, look_at, masks_at, page_picture
