@@ -30,7 +30,7 @@ from .evaluation import evaluate_classifier, evaluate_segmentation, plot_example
 from .images import LESIONS, RetinalError, nearest, printable, read_mask, read_photo, writing, write_png
 from .inference import classify_prepared, segment_prepared
 from .leakage import Pair, find_same_eyes, guard, merge_eyes, read_signatures
-from .metrics import PixelHistogram, average_precision, best_threshold, pixel_histogram, roc_auc
+from .metrics import PixelHistogram, average_precision, best_threshold, coarsen, pixel_histogram, roc_auc
 from .patches import PatchSource, patch_source, sample_patches
 from .preprocess import CLAHE_MODES, Prepared, Preprocessing, prepare_file, prepare_mask
 from .synthetic import write_synthetic
@@ -66,7 +66,8 @@ class Stage1:
     patience: int|None=None # epochs without a better measure before training stops
     precision: str="auto" # Keras dtype policy, or the one this machine gains from
     validation: float=0.2 # share of the eyes kept back for measuring
-    seed: int=0 # of the split, the weights and the batches
+    seed: int=0 # of the weights, the batches and, if that has none of its own, the split
+    split_seed: int|None=None # of the split; none: the seed
     output: str="runs/" # folder of the run folders
     resume: bool=True # go on with an unfinished run and give back a finished one
     allow_leaks: bool=False # go on although an eye is on both sides (written into the card)
@@ -88,6 +89,7 @@ class Stage2:
     patch_size: int|None=None # side of a patch
     overlap: float|None=None # of tiles in use, as a share of their side
     lesion_share: float|None=None # share of the patches that is placed on a lesion
+    training_photos: int|None=None # learn from so many of the photographs with an outlined lesion, drawn by seed; none: from all photographs
     l2: float|None=None # weight decay
     augmentation: str|None=None # `none`, `paper` or `rich`
     batch_size: int|None=None # patches in a batch
@@ -98,7 +100,8 @@ class Stage2:
     patience: int|None=None # epochs without a better measure before training stops
     precision: str="auto" # Keras dtype policy, or the one this machine gains from
     validation: float=0.2 # share of the eyes kept back for measuring
-    seed: int=0 # of the split, the weights and the batches
+    seed: int=0 # of the weights, the batches and, if that has none of its own, the split
+    split_seed: int|None=None # of the split; none: the seed
     output: str="runs/" # folder of the run folders
     resume: bool=True # go on with an unfinished run and give back a finished one
     allow_leaks: bool=False # go on although an eye is on both sides (written into the card)
@@ -130,7 +133,7 @@ _CHOICES = dict(preset=tuple(PRESETS), encoder=ENCODERS, transfer=TRANSFERS, les
                 labels=("photo", "patch"), pooling=("average", "max", "logsumexp", "flatten"), precision=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
 _RANGES = dict(width=(0.01, 4), diameter=(32, 8192), image_size=(32, 8192), patch_size=(32, 2048), overlap=(0, 0.75), lesion_share=(0, 1), dropout=(0, 0.99),
                l2=(0, 1), batch_size=(1, 4096), epochs=(1, 100000), steps_per_epoch=(1, 10000000), learning_rate=(1e-9, 10), patience=(1, 100000),
-               validation=(0.01, 0.9), seed=(0, 2**31-1))
+               validation=(0.01, 0.9), seed=(0, 2**31-1), split_seed=(0, 2**31-1), training_photos=(1, 10**6))
 
 def settings_for(stage:type, # `Stage1` or `Stage2`
                  parameters:Mapping[str, object], # by name; a value of None: the preset's
@@ -223,25 +226,48 @@ def photo_name(example:Example, # of any data set
     "The name by which cards know a photograph."
     return f"{example.source}:{example.photo.name}"
 
+_REMEMBERED = {} # digest of a function and its arguments → its answer; a study makes dozens of runs over the same photographs
+
+def _remembered(function:Callable, *arguments, stamp:object=None):
+    "The function's answer, from before if this process has asked the same; `stamp` is another where files have changed."
+    digest = hashlib.sha256(repr((function.__name__, stamp)).encode())
+    for one in arguments:
+        for part in one if isinstance(one, tuple) else (one,):
+            digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else repr(part).encode())
+    key = digest.digest()
+    if key not in _REMEMBERED:
+        answer = function(*arguments)
+        if len(arguments[0]) > _MANY: return answer
+        _REMEMBERED[key] = answer
+        while len(_REMEMBERED) > 12: del _REMEMBERED[next(iter(_REMEMBERED))]
+    return _REMEMBERED[key]
+
+def _stamp(path:Path) -> tuple:
+    "Another one for another version of a file."
+    try: status = path.stat()
+    except OSError: return ()
+    return status.st_size, status.st_mtime_ns
+
 def _sides(examples:Sequence[Example], settings, known:Mapping[str, np.ndarray], known_eyes:Sequence[str], report:Callable[[str], None]) -> _Sides:
     "Group the same eyes, split, and guard; `known` are the signatures of photographs that an earlier stage learned from."
     by_path = {str(example.photo): example for example in examples}
-    read, signatures, problems = read_signatures([example.photo for example in examples])
+    paths = [example.photo for example in examples]
+    read, signatures, problems = _remembered(read_signatures, paths, stamp=[_stamp(path) for path in paths])
     for problem in problems: report(problem)
     if not read: raise RetinalError("None of the photographs could be read; check the data with `retinal_tl check-data`.")
     examples = [by_path[name] for name in map(str, read)]
     names = [photo_name(example) for example in examples]
-    pairs = find_same_eyes(list(map(str, read)), signatures)
+    pairs = _remembered(find_same_eyes, list(map(str, read)), signatures)
     examples = list(merge_eyes(examples, pairs))
-    seen = {pair.first for pair in find_same_eyes(names, signatures, list(known), np.stack(list(known.values())))} if known else set()
+    seen = {pair.first for pair in _remembered(find_same_eyes, names, signatures, list(known), np.stack(list(known.values())))} if known else set()
     pinned = frozenset(example.eye for name, example in zip(names, examples) if name in known or name in seen or example.eye in known_eyes)
-    split = split_examples(examples, settings.validation, settings.seed, pinned)
+    split = split_examples(examples, settings.validation, settings.seed if settings.split_seed is None else settings.split_seed, pinned)
     if not split.validation: raise RetinalError("No photographs are left to validate on: stage 1 learned from all of these eyes. Give another stage1_run or more data.")
     of_name = dict(zip(names, signatures))
     side = lambda part: ([photo_name(example) for example in part], np.stack([of_name[photo_name(example)] for example in part]))
     first, first_signatures = side(split.training)
     if known: first, first_signatures = first+list(known), np.concatenate([first_signatures, np.stack(list(known.values()))])
-    leaks = guard((first, first_signatures), side(split.validation+split.test), allow=settings.allow_leaks)
+    leaks = _remembered(guard, (first, first_signatures), side(split.validation+split.test), settings.allow_leaks)
     return _Sides(split, tuple(pairs), tuple(leaks), of_name)
 
 # %% ../nbs/33_runs.ipynb #cell-20
@@ -376,6 +402,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     parent = None if stage1 is None else _stage1_card(stage1)
     if parent: settings = replace(settings, encoder=parent["encoder"], width=parent["width"])
     sides = _sides(examples, settings, _kept_signatures(stage1), parent["data"].get("training_eyes", ()) if parent else (), report)
+    if settings.training_photos is not None: sides = replace(sides, split=_fewer(sides.split, settings))
     folder = _run_folder(f"stage2-{settings.lesion}-{settings.transfer}", settings, sides.split, parent["files"]["model.keras"] if parent else "")
     finished = _finished(folder, settings, report)
     if finished: return finished
@@ -404,6 +431,14 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     report(f"Stage 2 is in {printable(folder)}: AUPR {_figure(metrics['validation']['aupr'])} on {len(judged)} validation photographs.")
     return folder
 
+def _fewer(split:Split, settings:Stage2) -> Split:
+    "The split with `training_photos` of its training photographs with an outlined lesion; fewer are part of more, for the same seed."
+    outlined = [example for example in split.training if example.masks[settings.lesion]]
+    if len(outlined) < settings.training_photos:
+        raise RetinalError(f"There are {len(outlined)} photographs with outlined {settings.lesion} to learn from; give training_photos up to that, or none for all.")
+    order = np.random.default_rng(settings.seed).permutation(len(outlined))
+    return replace(split, training=tuple(outlined[i] for i in sorted(order[:settings.training_photos])))
+
 def _patch_batch(sources:Sequence[PatchSource], settings:Stage2, epoch:int, step:int) -> tuple[np.ndarray, np.ndarray]:
     "float32 (batch, side, side, 3) of 0..255 and (batch, side, side, 1) of 0..1."
     cut, coverage = sample_patches(sources, settings.patch_size, settings.batch_size, np.random.default_rng((settings.seed, epoch, step)),
@@ -428,7 +463,7 @@ def _find_stage1(settings:Stage2, parameters:Mapping[str, object], report:Callab
         report(f"Its encoder comes from {printable(fitting[-1])}, the newest run of stage 1 that fits.")
         return fitting[-1]
     report("No run of stage 1 is there, so it is made first.")
-    shared = ("data", "data_root", "csv", "preset", "precision", "validation", "seed", "output", "resume", "allow_leaks")
+    shared = ("data", "data_root", "csv", "preset", "precision", "validation", "seed", "split_seed", "output", "resume", "allow_leaks")
     return run_stage1(report, **{name: getattr(settings, name) for name in shared}, **asked)
 
 def _finished_runs(output:str|Path, kind:str) -> list[Path]:
@@ -443,7 +478,7 @@ def _finished_runs(output:str|Path, kind:str) -> list[Path]:
 # %% ../nbs/33_runs.ipynb #cell-29
 def _identity(settings, split:Split, parent:str) -> str:
     "A digest of all that makes a training what it is."
-    what = {name: value for name, value in asdict(settings).items() if name not in ("output", "resume", "stage1_run", "data_root", "csv")}
+    what = {name: value for name, value in asdict(settings).items() if name not in ("output", "resume", "stage1_run", "data_root", "csv") and value is not None}
     photos = [[photo_name(example) for example in part] for part in (split.training, split.validation, split.test)]
     return hashlib.sha256(json.dumps([what, photos, parent], sort_keys=True).encode(errors="surrogateescape")).hexdigest()[:8]
 
@@ -552,10 +587,24 @@ def _maps(examples:Sequence[Example], lesion:str, card:dict, predict:Callable, c
         mask = np.zeros(prepared.shape, bool) if example.masks[lesion] is None else read_mask(example.masks[lesion], prepared.shape)
         yield photo_name(example), segment_prepared(prepared, predict, card), mask
 
+def _counting(items, counted:dict[str, PixelHistogram]):
+    "The items as they come; their coarse histograms go into `counted`."
+    for name, probability, mask in items:
+        counted[name] = coarsen(pixel_histogram(probability, mask))
+        yield name, probability, mask
+
+def _keep_histograms(folder:Path, counted:Mapping[str, PixelHistogram]) -> None:
+    "histograms.npz: those of each validation photograph, from which two runs on the same photographs can be compared."
+    with writing(folder/"histograms.npz") as temporary:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, names=np.array(list(counted)), counts=np.stack([one.counts for one in counted.values()]), levels=next(iter(counted.values())).levels)
+
 def _evaluate(examples:Sequence[Example], lesion:str, card:dict, predict:Callable, cache:Path, threshold:float|None, folder:Path|None) -> dict:
     "`evaluate_segmentation` over photographs; pictures go into the run folder."
-    result = evaluate_segmentation(_maps(examples, lesion, card, predict, cache), threshold)
+    counted = {}
+    result = evaluate_segmentation(_counting(_maps(examples, lesion, card, predict, cache), counted), threshold)
     if folder is None: return result
+    _keep_histograms(folder, counted)
     save_figure(folder/"figures"/"precision_recall.png", plot_precision_recall(result), 80)
     ranked = sorted((one for one in result["per_image"] if one["aupr"] is not None), key=lambda one: -one["aupr"])
     for place, one in dict(best=ranked[0], middle=ranked[len(ranked)//2], worst=ranked[-1]).items() if ranked else ():
