@@ -523,7 +523,7 @@ def comparisons_table(results:Mapping, # of `read_results`, of a transfer study
                       minus:str|None=None, # `scratch`, `without CBAM`: differences to it; none: the means themselves
                       ) -> str: # Markdown
     "AUPR at the end, mean over seeds, or differences, with both intervals."
-    head = ["encoder", "learned from", "arm", "AUPR" if minus is None else f"AUPR minus that of {minus}", "95 % over seeds", "95 % over photographs"]
+    head = ["encoder", "learned from", "arm", {None: "AUPR", "scratch": "AUPR minus that of scratch"}.get(minus, f"AUPR minus that {minus}"), "95 % over seeds", "95 % over photographs"]
     found = sorted((one for one in results["comparisons"] if one["minus"] == minus), key=lambda one: (one["encoder"], one["photos"]))
     between = lambda interval: "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
     return _markdown([head] + [[one["encoder"], f"{'all ' if one['all_photos'] else ''}{one['photos']}", one["arm"], f"{one['aupr']:.3f}", between(one["seeds_interval"]), between(one["photos_interval"])] for one in found])
@@ -639,10 +639,12 @@ def run_overlays(runs:Mapping[str, Path], # name of each job → its finished ru
         if card["kind"] != "segmenter": continue
         if card["lesion"] not in chosen:
             ranked = sorted((one for one in card["metrics"]["validation"]["per_image"] if one["aupr"] is not None), key=lambda one: one["aupr"])
+            if not ranked: continue # the lesion is on none of them
             chosen[card["lesion"]] = photos[ranked[len(ranked)//2]["name"]]
         example = chosen[card["lesion"]]
         probability = segment(example.photo, folder)[card["lesion"]]
-        truth = read_mask(example.masks[card["lesion"]], probability.shape).astype(np.float32)
+        mask = example.masks[card["lesion"]]
+        truth = np.zeros(probability.shape, np.float32) if mask is None else read_mask(mask, probability.shape).astype(np.float32)
         shape = tuple(round(side*min(1, _SIDE/max(probability.shape))) for side in probability.shape[::-1])
         small = [cv2.resize(array, shape, interpolation=cv2.INTER_AREA) for array in (probability, truth)]
         overlays.setdefault(card["lesion"], {})[card["encoder"]] = overlay(None, small[0].clip(0, 1), small[1] >= 0.5, card["threshold"])
@@ -663,8 +665,9 @@ def run_tables(report:Callable[[str], None]=print, # is told what happens, a lin
     settings = settings_for(Stage2, stage2)
     photos = {photo_name(example): example for example in open_data(settings.data, settings.data_root, settings.csv).examples}
     path = Path(study.results)/f"tables_{settings.data.replace('+', '-')}.json"
-    save_figure(path.with_suffix(".png"), plot_overlays(run_overlays(runs, photos)), 75)
+    overlays = run_overlays(runs, photos)
+    if overlays: save_figure(path.with_suffix(".png"), plot_overlays(overlays), 75)
     rows = table_rows(runs)+published_rows(several(study.lesions, LESIONS), several(study.encoders, ENCODERS))
-    write_results(path, rows, dict(study="tables", transfer=study.transfer, figure=path.with_suffix(".png").name, provenance=provenance("run_tables", parameters, runs)))
+    write_results(path, rows, dict(study="tables", transfer=study.transfer, figure=path.with_suffix(".png").name if overlays else None, provenance=provenance("run_tables", parameters, runs)))
     report(f"The results are in {printable(path)}.")
     return path
