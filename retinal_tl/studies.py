@@ -619,7 +619,7 @@ def plot_overlays(overlays:Mapping[str, Mapping[str, np.ndarray]], # lesion → 
     "Figure 5: lesions in rows, encoders in columns."
     from matplotlib.figure import Figure
     columns = max(map(len, overlays.values()))
-    figure = Figure(figsize=(2.4*columns, 2.5*len(overlays)+0.4), dpi=75, layout="constrained")
+    figure = Figure(figsize=(max(4, 2.4*columns), 2.5*len(overlays)+0.4), dpi=75, layout="constrained")
     for row, (lesion, by_encoder) in zip(figure.subplots(len(overlays), columns, squeeze=False), overlays.items()):
         for axes in row: axes.axis("off")
         for axes, (encoder, picture) in zip(row, by_encoder.items()):
