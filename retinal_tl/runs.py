@@ -31,7 +31,7 @@ from .evaluation import evaluate_classifier, evaluate_segmentation, plot_example
 from .images import LESIONS, RetinalError, nearest, printable, read_mask, read_photo, writing, write_png
 from .inference import classify_prepared, segment_prepared
 from .leakage import Pair, find_same_eyes, guard, merge_eyes, read_signatures
-from .metrics import average_precision, best_threshold, pixel_histogram, quantize, roc_auc
+from .metrics import PixelHistogram, average_precision, best_threshold, coarsen, pixel_histogram, quantize, roc_auc
 from .patches import PatchSource, patch_source, sample_patches
 from .preprocess import CLAHE_MODES, Prepared, Preprocessing, find_field_of_view, prepare_file, prepare_mask
 from .synthetic import write_synthetic
@@ -67,7 +67,8 @@ class Stage1:
     patience: int|None=None # epochs without a better measure before training stops
     precision: str="auto" # Keras dtype policy, or the one this machine gains from
     validation: float=0.2 # share of the eyes kept back for measuring
-    seed: int=0 # of the split, the weights and the batches
+    seed: int=0 # of the weights, the batches and, if that has none of its own, the split
+    split_seed: int|None=None # of the split; none: the seed
     output: str="runs/" # folder of the run folders
     resume: bool=True # go on with an unfinished run and give back a finished one
     allow_leaks: bool=False # go on although an eye is on both sides (written into the card)
@@ -90,6 +91,7 @@ class Stage2:
     patch_size: int|None=None # side of a patch
     overlap: float|None=None # of tiles in use, as a share of their side
     lesion_share: float|None=None # share of the patches that is placed on a lesion
+    training_photos: int|None=None # learn from so many of the photographs with an outlined lesion, drawn by seed; none: from all photographs
     l2: float|None=None # weight decay
     augmentation: str|None=None # `none`, `paper` or `rich`
     batch_size: int|None=None # patches in a batch
@@ -100,7 +102,8 @@ class Stage2:
     patience: int|None=None # epochs without a better measure before training stops
     precision: str="auto" # Keras dtype policy, or the one this machine gains from
     validation: float=0.2 # share of the eyes kept back for measuring
-    seed: int=0 # of the split, the weights and the batches
+    seed: int=0 # of the weights, the batches and, if that has none of its own, the split
+    split_seed: int|None=None # of the split; none: the seed
     output: str="runs/" # folder of the run folders
     resume: bool=True # go on with an unfinished run and give back a finished one
     allow_leaks: bool=False # go on although an eye is on both sides (written into the card)
@@ -112,9 +115,9 @@ _STAGE2_ALWAYS = dict(patch_size=160, overlap=0.25, lesion_share=0.5, l2=0.0, au
 PRESETS = {
     "demo": dict(
         stage1=_STAGE1_ALWAYS | dict(encoder="vgg16", width=0.25, diameter=480, clahe="rgb", image_size=64, labels="patch", pooling="logsumexp", dropout=0.2, augmentation="rich",
-                                     batch_size=64, epochs=5, steps_per_epoch=40, learning_rate=2e-3),
+                                     batch_size=64, epochs=8, steps_per_epoch=110, learning_rate=2e-3),
         stage2=_STAGE2_ALWAYS | dict(encoder="vgg16", width=0.25, diameter=480, clahe="rgb",
-                                     batch_size=12, epochs=4, steps_per_epoch=50, learning_rate=2e-3)),
+                                     batch_size=12, epochs=6, steps_per_epoch=100, learning_rate=2e-3)),
     "paper": dict(
         stage1=_STAGE1_ALWAYS | dict(encoder="vgg16_cbam", width=1.0, diameter=480, clahe="rgb", image_size=480, l2=1e-4,
                                      batch_size=8, epochs=3, steps_per_epoch=100046//8, learning_rate=1e-4),
@@ -135,7 +138,7 @@ _CHOICES = dict(preset=tuple(PRESETS), encoder=ENCODERS, transfer=TRANSFERS, cla
                 labels=("photo", "patch"), pooling=("average", "max", "logsumexp", "flatten"), precision=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
 _RANGES = dict(width=(0.01, 4), diameter=(32, 8192), image_size=(32, 8192), patch_size=(32, 2048), overlap=(0, 0.75), lesion_share=(0, 1), dropout=(0, 0.99),
                l2=(0, 1), batch_size=(1, 4096), epochs=(1, 100000), steps_per_epoch=(1, 10000000), learning_rate=(1e-9, 10), patience=(1, 100000),
-               validation=(0.01, 0.9), seed=(0, 2**31-1))
+               validation=(0.01, 0.9), seed=(0, 2**31-1), split_seed=(0, 2**31-1), training_photos=(1, 10**6))
 
 def settings_for(stage:type, # `Stage1` or `Stage2`
                  parameters:Mapping[str, object], # by name; a value of None: the preset's
@@ -249,25 +252,48 @@ def photo_name(example:Example, # of any data set
     "The name by which cards know a photograph."
     return f"{example.source}:{example.photo.name}"
 
+_REMEMBERED = {} # digest of a function and its arguments → its answer; a study makes dozens of runs over the same photographs
+
+def _remembered(function:Callable, *arguments, stamp:object=None):
+    "The function's answer, from before if this process has asked the same; `stamp` is another where files have changed."
+    digest = hashlib.sha256(repr((function.__name__, stamp)).encode())
+    for one in arguments:
+        for part in one if isinstance(one, tuple) else (one,):
+            digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else repr(part).encode())
+    key = digest.digest()
+    if key not in _REMEMBERED:
+        answer = function(*arguments)
+        if len(arguments[0]) > _MANY: return answer
+        _REMEMBERED[key] = answer
+        while len(_REMEMBERED) > 12: del _REMEMBERED[next(iter(_REMEMBERED))]
+    return _REMEMBERED[key]
+
+def _stamp(path:Path) -> tuple:
+    "Another one for another version of a file."
+    try: status = path.stat()
+    except OSError: return ()
+    return status.st_size, status.st_mtime_ns
+
 def _sides(examples:Sequence[Example], settings, known:Mapping[str, np.ndarray], known_eyes:Sequence[str], report:Callable[[str], None]) -> _Sides:
     "Group the same eyes, split, and guard; `known` are the signatures of photographs that an earlier stage learned from."
     by_path = {str(example.photo): example for example in examples}
-    read, signatures, problems = read_signatures([example.photo for example in examples])
+    paths = [example.photo for example in examples]
+    read, signatures, problems = _remembered(read_signatures, paths, stamp=[_stamp(path) for path in paths])
     for problem in problems: report(problem)
     if not read: raise RetinalError("None of the photographs could be read; check the data with `retinal_tl check-data`.")
     examples = [by_path[name] for name in map(str, read)]
     names = [photo_name(example) for example in examples]
-    pairs = find_same_eyes(list(map(str, read)), signatures)
+    pairs = _remembered(find_same_eyes, list(map(str, read)), signatures)
     examples = list(merge_eyes(examples, pairs))
-    seen = {pair.first for pair in find_same_eyes(names, signatures, list(known), np.stack(list(known.values())))} if known else set()
+    seen = {pair.first for pair in _remembered(find_same_eyes, names, signatures, list(known), np.stack(list(known.values())))} if known else set()
     pinned = frozenset(example.eye for name, example in zip(names, examples) if name in known or name in seen or example.eye in known_eyes)
-    split = split_examples(examples, settings.validation, settings.seed, pinned)
+    split = split_examples(examples, settings.validation, settings.seed if settings.split_seed is None else settings.split_seed, pinned)
     if not split.validation: raise RetinalError("No photographs are left to validate on: stage 1 learned from all of these eyes. Give another stage1_run or more data.")
     of_name = dict(zip(names, signatures))
     side = lambda part: ([photo_name(example) for example in part], np.stack([of_name[photo_name(example)] for example in part]))
     first, first_signatures = side(split.training)
     if known: first, first_signatures = first+list(known), np.concatenate([first_signatures, np.stack(list(known.values()))])
-    leaks = guard((first, first_signatures), side(split.validation+split.test), allow=settings.allow_leaks)
+    leaks = _remembered(guard, (first, first_signatures), side(split.validation+split.test), settings.allow_leaks)
     return _Sides(split, tuple(pairs), tuple(leaks), of_name)
 
 # %% ../nbs/33_runs.ipynb #cell-20
@@ -426,6 +452,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     sides = _sides(examples+healthy, settings, known, [eye for card in before.values() for eye in card["data"].get("training_eyes", ())], report)
     sides = replace(sides, split=replace(sides.split, validation=tuple(example for example in sides.split.validation if example.masks), test=tuple(example for example in sides.split.test if example.masks)))
     if not sides.split.validation: raise RetinalError("No outlined photographs are left to validate on; give another stage1_run or more data.")
+    if settings.training_photos is not None: sides = replace(sides, split=_fewer(sides.split, settings))
     folder = _run_folder(f"stage2-{settings.lesion if len(lesions) < len(LESIONS) else 'all'}-{settings.transfer}", settings, sides.split, "".join(card["files"]["model.keras"] for card in before.values()))
     finished = _finished(folder, settings, report)
     if finished: return finished
@@ -458,6 +485,14 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     report(f"Stage 2 is in {printable(folder)}: AUPR {figures} on {len(judged)} validation photographs.")
     return folder
 
+def _fewer(split:Split, settings:Stage2) -> Split:
+    "The split with `training_photos` of its training photographs with an outlined lesion; fewer are part of more, for the same seed."
+    outlined = [example for example in split.training if any(example.masks.get(lesion) for lesion in settings.lesion.split("+"))]
+    if len(outlined) < settings.training_photos:
+        raise RetinalError(f"There are {len(outlined)} photographs with outlined {settings.lesion} to learn from; give training_photos up to that, or none for all.")
+    order = np.random.default_rng(settings.seed).permutation(len(outlined))
+    return replace(split, training=tuple(outlined[i] for i in sorted(order[:settings.training_photos])))
+
 def _patch_batch(sources:Sequence[PatchSource], settings:Stage2, epoch:int, step:int) -> tuple[np.ndarray, np.ndarray]:
     "float32 (batch, side, side, 3) of 0..255 and (batch, side, side, 1) of 0..1."
     cut, coverage = sample_patches(sources, settings.patch_size, settings.batch_size, np.random.default_rng((settings.seed, epoch, step)),
@@ -489,7 +524,7 @@ def _find_stage1(settings:Stage2, parameters:Mapping[str, object], report:Callab
         report(f"Its encoder comes from {printable(fitting[-1])}, the newest run of stage 1 that fits.")
         return fitting[-1]
     report("No run of stage 1 is there, so it is made first.")
-    shared = ("data", "data_root", "csv", "preset", "precision", "validation", "seed", "output", "resume", "allow_leaks")
+    shared = ("data", "data_root", "csv", "preset", "precision", "validation", "seed", "split_seed", "output", "resume", "allow_leaks")
     return run_stage1(report, **{name: getattr(settings, name) for name in shared}, **asked)
 
 def _finished_runs(output:str|Path, kind:str) -> list[Path]:
@@ -506,7 +541,7 @@ _ELSEWHERE = ("output", "resume", "stage1_run", "start_run", "data_root", "csv")
 
 def _identity(settings, split:Split, parent:str) -> str:
     "A digest of all that makes a training what it is."
-    what = {name: value for name, value in asdict(settings).items() if name not in _ELSEWHERE}
+    what = {name: value for name, value in asdict(settings).items() if name not in _ELSEWHERE and value is not None}
     photos = [[photo_name(example) for example in part] for part in (split.training, split.validation, split.test)]
     return hashlib.sha256(json.dumps([what, photos, parent], sort_keys=True).encode(errors="surrogateescape")).hexdigest()[:8]
 
@@ -614,6 +649,18 @@ def _keep_maps(examples:Sequence[Example], card:dict, predict:Callable, cache:Pa
         prepared = prepare_file(example.photo, Preprocessing(**card["preprocessing"]), cache)
         for lesion, probability in segment_prepared(prepared, predict, card).items(): np.save(kept/f"{i}-{lesion}.npy", quantize(probability))
 
+def _counting(items, counted:dict[str, PixelHistogram]):
+    "The items as they come; their coarse histograms go into `counted`."
+    for name, probability, mask in items:
+        counted[name] = coarsen(pixel_histogram(probability, mask))
+        yield name, probability, mask
+
+def _keep_histograms(path:Path, counted:Mapping[str, PixelHistogram]) -> None:
+    "`histograms.npz`: those of each validation photograph, from which two runs on the same photographs can be compared."
+    with writing(path) as temporary:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, names=np.array(list(counted)), counts=np.stack([one.counts for one in counted.values()]), levels=next(iter(counted.values())).levels)
+
 def _with_maps(examples:Sequence[Example], lesion:str, kept:Path):
     "(name, map, mask) of each photo in turn."
     for i, example in enumerate(examples):
@@ -624,9 +671,13 @@ def _evaluate(examples:Sequence[Example], card:dict, predict:Callable, cache:Pat
     "`evaluate_segmentation` over photographs, by lesion; pictures go into the run folder."
     with tempfile.TemporaryDirectory() as kept:
         _keep_maps(examples, card, predict, cache, Path(kept))
-        results = {lesion: evaluate_segmentation(_with_maps(examples, lesion, Path(kept)), thresholds.get(lesion)) for lesion in lesions_of(card)}
-        if folder is not None:
-            for lesion, result in results.items(): _pictures(folder, examples, lesion, result, Path(kept), "" if len(results) == 1 else f"{lesion}_")
+        results = {}
+        for lesion in lesions_of(card):
+            counted, prefix = {}, f"{lesion}_" if len(lesions_of(card)) > 1 else ""
+            results[lesion] = evaluate_segmentation(_counting(_with_maps(examples, lesion, Path(kept)), counted), thresholds.get(lesion))
+            if folder is None: continue
+            _keep_histograms(folder/f"{prefix}histograms.npz", counted)
+            _pictures(folder, examples, lesion, results[lesion], Path(kept), prefix)
     return results
 
 def _pictures(folder:Path, examples:Sequence[Example], lesion:str, result:dict, kept:Path, prefix:str) -> None:
