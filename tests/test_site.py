@@ -106,6 +106,11 @@ def test_an_entry_without_its_page_is_left_out(tmp_path):
     assert docs.written(menu, tmp_path) == [dict(section="Data", contents=["images.ipynb"]), "howto/export.ipynb", dict(text="Code", href="https://example.org")]
 
 
+def test_numbers_are_taken_off_links_alone():
+    text = "[cards](../06_cards.ipynb#the-card) are in `nbs/06_cards.ipynb`, see [the first run](run_stage1.ipynb)"
+    assert docs.plain_links(text) == "[cards](../cards.ipynb#the-card) are in `nbs/06_cards.ipynb`, see [the first run](run_stage1.ipynb)"
+
+
 def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site):
     assert docs.broken_links(site) == []
 
