@@ -35,6 +35,11 @@ def process_notebooks() -> None:
     mend_pages(proc_nbs(force=True), get_config().doc_host + get_config().doc_baseurl)
 
 
+def plain_links(text: str) -> str:
+    """Markdown whose links lead to pages without a number; what it says of files stays as it is."""
+    return re.sub(r"\]\([^)\s]*\)", lambda match: NUMBER.sub("", match[0]), text)
+
+
 def mend_pages(
     pages: Path,  # the folder of processed notebooks
     address: str,  # of the published site, with which nbdev's links begin
@@ -45,7 +50,7 @@ def mend_pages(
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             source = "".join(cell["source"]).replace(f"]({address}/", f"]({up}")
-            if cell["cell_type"] == "markdown": source = NUMBER.sub("", source)
+            if cell["cell_type"] == "markdown": source = plain_links(source)
             if cell["cell_type"] == "raw": source = re.sub(r"^output-file:.*\n", "", source, flags=re.M)
             cell["source"] = source
             for output in cell.get("outputs", []):
