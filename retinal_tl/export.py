@@ -71,16 +71,19 @@ def compare_maps(
 # %% ../nbs/32_export.ipynb #cell-21
 @contextlib.contextmanager
 def _quiet():
-    "No warnings, and nothing on the two output streams of the process."
-    import sys, warnings
+    "No warnings, no log, and nothing on the two output streams of the process."
+    import logging, sys, warnings
+    logged = logging.root.manager.disable
     for stream in (sys.stdout, sys.stderr): stream.flush()
     kept = [os.dup(number) for number in (1, 2)]
     with open(os.devnull, "w") as nowhere, warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
         try:
             for number in (1, 2): os.dup2(nowhere.fileno(), number)
+            logging.disable(logging.WARNING)
             yield
         finally:
+            logging.disable(logged)
             for number, copy in zip((1, 2), kept):
                 os.dup2(copy, number)
                 os.close(copy)
@@ -455,7 +458,7 @@ def add_export(
     parser = commands.add_parser("export", help="write a model for other programs", description=(
         "Write a run's model as ONNX (any height and width), LiteRT (tiles of one size) or TensorFlow SavedModel, checked equal to the run's, with its "
         "model card, a README and a prepared tile to try it with. ONNX needs no TensorFlow."))
-    parser.add_argument("--model", required=True, metavar="RUN", help="run folder of either stage")
+    parser.add_argument("--model", default="builtin", metavar="RUN", help="run folder of either stage (default: builtin)")
     parser.add_argument("--format", required=True, choices=tuple(FORMATS), help="onnx, litert or saved_model")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for it all; must not be there or be empty")
     parser.set_defaults(work=export_command)
