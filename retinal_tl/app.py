@@ -287,12 +287,13 @@ def app_command(
 ) -> int: # exit status
     "`retinal_tl app`: serve the page until Ctrl-C. Raises `RetinalError` when something is wrong."
     import signal, tempfile
+    from retinal_tl.quality import photo_warnings
     def stop(*_): raise KeyboardInterrupt
     before, kept = signal.signal(signal.SIGTERM, stop), os.environ.copy()
     try:
         with tempfile.TemporaryDirectory(prefix="retinal_tl_") as folder:  # what is uploaded is removed with it
             os.environ["GRADIO_TEMP_DIR"] = folder
-            _serve(build_app(arguments.model or ["builtin"]), arguments)
+            _serve(build_app(arguments.model or ["builtin"], photo_warnings), arguments)
     except KeyboardInterrupt: print("The app has ended.", flush=True)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -13,6 +13,9 @@ import argparse, contextlib, csv, glob, hashlib, io, os, sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from .app import add_app
+from .export import add_export
+
 # %% ../nbs/49_command.ipynb #cell-6
 def find_photos(
     names:Iterable[str], # files, folders and patterns
@@ -495,7 +498,7 @@ def make_parser() -> argparse.ArgumentParser: # of the whole command
         description="Outline lesions of diabetic retinopathy in fundus photographs. For research, not a medical device.")
     parser.add_argument("--version", action="version", version=f"retinal_tl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for add in (_add_segment, _add_classify, _add_check_data, _add_run): add(commands)
+    for add in (_add_segment, _add_classify, _add_check_data, _add_run, add_export, add_app): add(commands)
     return parser
 
 # %% ../nbs/49_command.ipynb #cell-50

@@ -98,7 +98,7 @@ def collect(
     threshold:float|None=None, # 0..1; counts at it stay exact in the coarse histograms
     within_field:bool=False, # count only pixels inside the field of view, which each item then needs
     floor:float=0.1, # 0..1: candidates for lesions are the regions with at least this probability
-) -> Collected:
+) -> Collected: # what all figures are made from
     "Pixels, lesions and scores of photographs; `RetinalError` for a name twice or a missing field."
     pooled, coarse, lesions, scores = None, {}, {}, {}
     for name, probability, mask, field in _checked(items, within_field):

@@ -110,7 +110,7 @@ class LesionCounts:
 def lesion_counts(
     scores:LesionScores, # of one or many photographs
     threshold:float, # 0..1, the scores' floor or higher
-) -> LesionCounts:
+) -> LesionCounts: # at that threshold
     "What is found and called at a threshold; `RetinalError` if it lies below the floor."
     if threshold < scores.floor:
         raise RetinalError(f"Lesions were scored with the floor {scores.floor}, and {threshold} lies below it: score them with a lower floor.")

@@ -264,6 +264,6 @@ def image_score(
 # %% ../nbs/21_metrics.ipynb #cell-71
 def count_lesions(
     mask:np.ndarray, # bool (height, width)
-) -> int:
-    "Number of connected regions of a mask, neighbours at sides and corners."
+) -> int: # 0 or more
+    "Number of connected regions of a mask, neighbors at sides and corners."
     return cv2.connectedComponents(np.asarray(mask, np.uint8), connectivity=8)[0] - 1

@@ -5,7 +5,8 @@
     python tools/test.py notebooks -k 10_    some parts, those whose name holds a text
 
 The parts: `tests` (pytest on tests/, Keras on TensorFlow), `jax` (models and training again, Keras on JAX),
-`package` (wheel, sdist and clean installs) and `notebooks` (each notebook is one test). A job is a process of its own,
+`package` (wheel, sdist and clean installs), `site` (built, its links followed, its pages opened), `outputs` (the fast notebooks print what is saved)
+and `notebooks` (each notebook is one test). A job is a process of its own,
 and what it prints is shown only if something in it failed. Scratch files go to a folder that is removed at the end.
 """
 import argparse
@@ -23,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PARTS = ("tests", "jax", "package", "notebooks")
-JAX_TESTS = ("tests/test_models.py", "tests/test_training.py")
+PARTS = ("tests", "jax", "package", "site", "outputs", "notebooks")
+JAX_TESTS = ("tests/test_models.py", "tests/test_training.py", "tests/test_gradcam.py")
 TIME_LIMIT = 18*60  # seconds a job may take
 SKIPPED = 5  # exit status of a notebook that asks not to be executed
 
@@ -58,10 +59,12 @@ def notebook_files() -> list[Path]:
 
 def plan(parts: list[str], scratch: Path, text: str) -> Iterator[Job]:
     """The jobs of these parts, the longest first, so that both cores stay busy to the end."""
-    if "tests" in parts: yield pytest_job("tests", scratch, ["-m", "not package", "tests"])
+    if "tests" in parts: yield pytest_job("tests", scratch, ["-m", "not package and not site and not outputs", "tests"])
     backend_tests = [name for name in JAX_TESTS if (REPOSITORY/name).exists()]
     if "jax" in parts and backend_tests: yield pytest_job("jax", scratch, backend_tests, "jax")
     if "package" in parts: yield pytest_job("package", scratch, ["-m", "package", "tests/test_package.py"])
+    if "site" in parts: yield pytest_job("site", scratch, ["-m", "site", "tests/test_site.py"])
+    if "outputs" in parts: yield pytest_job("outputs", scratch, ["-m", "outputs", "tests/test_outputs.py"])
     if "notebooks" in parts:
         for path in notebook_files():
             if text in path.name:
