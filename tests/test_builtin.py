@@ -1,0 +1,68 @@
+"""The models that come with the package: what they say is pinned, so that a later change that hurts them is seen."""
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retinal_tl import classify, segment
+from retinal_tl.cards import check_files
+from retinal_tl.datasets import read_idrid
+from retinal_tl.images import LESIONS, read_mask
+from retinal_tl.inference import load_run
+from retinal_tl.metrics import average_precision, pixel_histogram
+from retinal_tl.synthetic import phantom
+
+# Mean probability over a phantom of 700 pixels, as measured when the models landed (2026-11-24).
+SEGMENTER = {11: dict(exudates=0.001916, hemorrhages=0.002657, microaneurysms=0.0001483, soft_exudates=0.001856),
+             12: dict(exudates=0.003001, hemorrhages=0.005065, microaneurysms=0.0001311, soft_exudates=0.001236)}
+CLASSIFIER = {11: 0.123, 12: 0.553, 13: 0.157}
+IDRID = os.environ.get("RETINAL_TL_IDRID")
+
+
+def eye(seed):
+    return phantom(seed, size=700).photo
+
+
+@pytest.mark.parametrize("seed", SEGMENTER)
+def test_segmenter_on_phantoms(seed):
+    maps = segment(eye(seed))
+    assert set(maps) == set(LESIONS)
+    for lesion, expected in SEGMENTER[seed].items():
+        assert float(maps[lesion].mean()) == pytest.approx(expected, rel=0.03, abs=1e-5), lesion
+
+
+@pytest.mark.parametrize("seed", CLASSIFIER)
+def test_classifier_on_phantoms(seed):
+    assert classify(eye(seed)) == pytest.approx(CLASSIFIER[seed], abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["segmenter", "classifier"])
+def test_cards_say_what_people_must_know(kind):
+    run = load_run("builtin", kind)
+    check_files(run.folder, run.card)
+    assert "CC BY 4.0" in run.card["licence"] and any("not a medical device" in limit for limit in run.card["limits"])
+    assert run.card["metrics"]["validation"] and run.card["split"]["validation"]
+    assert not set(run.card["split"]["validation"]) & set(run.card["split"]["training"])
+
+
+def test_they_stay_small():
+    files = [path for path in load_run("builtin", "segmenter").folder.parent.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60e6
+    assert {path.suffix for path in files} == {".json", ".onnx", ".keras"}, "no photograph travels in the package"
+
+
+@pytest.mark.skipif(not IDRID, reason="RETINAL_TL_IDRID does not name the folder of IDRiD")
+def test_segmenter_on_its_validation_photographs():
+    run = load_run("builtin", "segmenter")
+    names = {name.removeprefix("idrid:") for name in run.card["split"]["validation"]}
+    examples = [example for example in read_idrid(Path(IDRID)).examples if example.photo.name in names]
+    assert len(examples) == len(names)
+    counted = {lesion: [] for lesion in run.lesions}
+    for example in examples:
+        for lesion, probability in segment(example.photo, run).items():
+            path = example.masks[lesion]
+            mask = np.zeros(probability.shape, bool) if path is None else read_mask(path, probability.shape)
+            counted[lesion].append(pixel_histogram(probability, mask))
+    for lesion, histograms in counted.items():
+        assert average_precision(sum(histograms)) == pytest.approx(run.card["metrics"]["validation"][lesion]["aupr"], abs=0.01), lesion
