@@ -1,8 +1,8 @@
 """Write the figures of finished runs, with their provenance, into one small JSON file.
 
-    python tools/collect.py results/idrid.json --commit COMMIT runs/stage1-... runs/stage2-...
+    python tools/collect.py results/idrid.json runs/stage1-...@COMMIT runs/stage2-...@COMMIT
 
-The commit is that of the code that trained them. Curves and lists of photographs stay in the runs' cards.
+The commit is that of the code that trained the run. Curves and lists of photographs stay in the runs' cards.
 """
 import argparse
 import json
@@ -33,11 +33,10 @@ def summary(folder: Path, commit: str) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", type=Path)
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--commit", required=True)
+    parser.add_argument("runs", nargs="+", metavar="RUN@COMMIT")
     arguments = parser.parse_args()
     arguments.target.parent.mkdir(exist_ok=True)
-    found = [summary(folder, arguments.commit) for folder in arguments.runs]
+    found = [summary(Path(folder), commit) for folder, _, commit in (run.rpartition("@") for run in arguments.runs)]
     arguments.target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
