@@ -10,7 +10,7 @@ parser.read(here/"settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
 train = settings["train_requirements"].split()
 app = settings["app_requirements"].split()
-dev = train + app + settings["dev_requirements"].split()
+dev = train + settings["dev_requirements"].split()
 statuses = ["Planning", "Pre-Alpha", "Alpha", "Beta", "Production/Stable", "Mature", "Inactive"]
 status = int(settings["status"])
 

@@ -321,7 +321,8 @@ def test_closed_pipe_is_quiet(place):
 
 def test_interrupt_keeps_what_was_done(place):
     for i in range(60): write_eye(f"photos/{i:02}.png", height=1400, width=1400)
-    process = subprocess.Popen([*PROCESS, "segment", "photos", "--model", "runs/exudates", "--output", "maps"], stderr=subprocess.PIPE)
+    process = subprocess.Popen([*PROCESS, "segment", "photos", "--model", "runs/exudates", "--output", "maps"], stderr=subprocess.PIPE,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a shell's background job ignores it
     deadline = time.monotonic() + 300
     while not Path("maps/00_overlay.png").exists() and process.poll() is None and time.monotonic() < deadline: time.sleep(0.02)
     process.send_signal(signal.SIGINT)
