@@ -72,7 +72,7 @@ LICENCE = ("Weights: CC BY 4.0. Trained on the Indian Diabetic Retinopathy Image
 LIMITS = ("For research and teaching; not a medical device.",
           "Trained on one camera (Kowa VX-10 alpha, 50 degrees), one clinic and few eyes; on other cameras it has not been measured.",
           "The threshold was chosen on the validation photographs, so Dice, sensitivity and specificity there are a little better than elsewhere.",
-          "Known to fail: reflections of the nerve fiber layer and the rim of the optic disc pass for exudates, crossings of vessels for hemorrhages and microaneurysms.")
+          "Seen to fail on validation photographs: the brightest part of some optic discs passes for exudates, and small dark dots for hemorrhages.")
 
 def judge_graded(
     stage1:str|Path, # a finished run of stage 1
