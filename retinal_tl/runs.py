@@ -90,6 +90,7 @@ class Stage2:
     clahe: str|None=None # `rgb`, `lab` or `none`
     patch_size: int|None=None # side of a patch
     overlap: float|None=None # of tiles in use, as a share of their side
+    flips: bool|None=None # maps in use are the mean over a photograph and its three mirror images
     lesion_share: float|None=None # share of the patches that is placed on a lesion
     training_photos: int|None=None # learn from so many of the photographs with an outlined lesion, drawn by seed; none: from all photographs
     l2: float|None=None # weight decay
@@ -110,7 +111,7 @@ class Stage2:
 
 # %% ../nbs/33_runs.ipynb #cell-8
 _STAGE1_ALWAYS = dict(labels="photo", pooling="average", dropout=0.5, l2=0.0, augmentation="paper", loss="bce", patience=10)
-_STAGE2_ALWAYS = dict(patch_size=160, overlap=0.25, lesion_share=0.5, l2=0.0, augmentation="rich", loss="bce+dice", patience=10)
+_STAGE2_ALWAYS = dict(patch_size=160, overlap=0.25, flips=True, lesion_share=0.5, l2=0.0, augmentation="rich", loss="bce+dice", patience=10)
 
 PRESETS = {
     "demo": dict(
@@ -121,7 +122,7 @@ PRESETS = {
     "paper": dict(
         stage1=_STAGE1_ALWAYS | dict(encoder="vgg16_cbam", width=1.0, diameter=480, clahe="rgb", image_size=480, l2=1e-4,
                                      batch_size=8, epochs=3, steps_per_epoch=100046//8, learning_rate=1e-4),
-        stage2=_STAGE2_ALWAYS | dict(encoder="vgg16_cbam", width=1.0, diameter=3424, clahe="rgb", overlap=0.0, augmentation="paper",
+        stage2=_STAGE2_ALWAYS | dict(encoder="vgg16_cbam", width=1.0, diameter=3424, clahe="rgb", overlap=0.0, flips=False, augmentation="paper",
                                      batch_size=16, epochs=1, steps_per_epoch=36840//16, learning_rate=1e-4, loss="bce")),
     "best": dict(
         stage1=_STAGE1_ALWAYS | dict(encoder="vgg16", width=0.25, diameter=1440, clahe="none", image_size=160, labels="patch", pooling="logsumexp", dropout=0.2, augmentation="rich",
@@ -456,7 +457,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     folder = _run_folder(f"stage2-{settings.lesion if len(lesions) < len(LESIONS) else 'all'}-{settings.transfer}", settings, sides.split, "".join(card["files"]["model.keras"] for card in before.values()))
     finished = _finished(folder, settings, report)
     if finished: return finished
-    card = _new_card(settings, sides, folder, kind="segmenter", lesion=lesions if len(lesions) > 1 else settings.lesion, transfer=settings.transfer, tile=settings.patch_size, overlap=settings.overlap, head={},
+    card = _new_card(settings, sides, folder, kind="segmenter", lesion=lesions if len(lesions) > 1 else settings.lesion, transfer=settings.transfer, tile=settings.patch_size, overlap=settings.overlap, flips=settings.flips, head={},
                      parents=[dict(name=one["name"], kind=one["kind"], model=one["files"]["model.keras"], data=one["data"], metrics=one["metrics"], training=one["training"]) for one in before.values()])
     write_card(folder, card)
     preprocessing, cache = Preprocessing(**card["preprocessing"]), Path(settings.output)/"cache"

@@ -2,9 +2,10 @@
 
     python tools/collect.py results/idrid.json runs/stage1-...@COMMIT runs/stage2-...@COMMIT
 
-The commit is that of the code that trained the run. Curves and lists of photographs stay in the runs' cards.
+The commit is that of the code that trained the run. Precision-recall curves and lists of photographs stay in the runs' cards.
 """
 import argparse
+import csv
 import json
 from pathlib import Path
 
@@ -27,7 +28,13 @@ def summary(folder: Path, commit: str) -> dict:
     photos = {part: len(names) for part, names in card["split"].items()}
     parents = [dict(name=parent["name"], kind=parent["kind"], seconds=parent["training"].get("seconds")) for parent in card.get("parents", [])]
     metrics = {name: small(result) for name, result in results_of(card["metrics"]).items()}
-    return {name: card[name] for name in KEPT} | dict(commit=commit, data=card["data"]["name"], photos=photos, parents=parents, metrics=metrics)
+    return {name: card[name] for name in KEPT} | dict(commit=commit, data=card["data"]["name"], photos=photos, parents=parents, metrics=metrics, history=history(folder))
+
+
+def history(folder: Path) -> list[dict]:
+    """What was measured after each epoch, as numbers."""
+    with open(folder/"history.csv", newline="", encoding="utf-8") as file:
+        return [{name: round(float(value), 4) for name, value in row.items() if value and name != "learning_rate"} for row in csv.DictReader(file)]
 
 
 def main() -> None:
