@@ -29,7 +29,7 @@ from .cards import SCHEMA_VERSION, lesions_of, read_card, write_card
 from .datasets import Dataset, Example, Split, join_datasets, read_dataset, split_examples
 from .evaluation import evaluate_classifier, evaluate_segmentation, plot_example, plot_precision_recall, save_figure
 from .images import LESIONS, RetinalError, nearest, printable, read_mask, read_photo, writing, write_png
-from .inference import classify_prepared, segment_prepared
+from .inference import classify_prepared, load_run, segment_prepared
 from .leakage import Pair, find_same_eyes, guard, merge_eyes, read_signatures
 from .metrics import PixelHistogram, average_precision, best_threshold, coarsen, pixel_histogram, quantize, roc_auc
 from .patches import PatchSource, patch_source, sample_patches
@@ -92,6 +92,7 @@ class Stage2:
     overlap: float|None=None # of tiles in use, as a share of their side
     flips: bool|None=None # maps in use are the mean over a photograph and its three mirror images
     lesion_share: float|None=None # share of the patches that is placed on a lesion
+    alarm_share: float|None=None # share of the patches that is placed where the network of start_run is wrong; at most 1 - lesion_share
     training_photos: int|None=None # learn from so many of the photographs with an outlined lesion, drawn by seed; none: from all photographs
     l2: float|None=None # weight decay
     augmentation: str|None=None # `none`, `paper` or `rich`
@@ -111,7 +112,7 @@ class Stage2:
 
 # %% ../nbs/33_runs.ipynb #cell-8
 _STAGE1_ALWAYS = dict(labels="photo", pooling="average", dropout=0.5, l2=0.0, augmentation="paper", loss="bce", patience=10)
-_STAGE2_ALWAYS = dict(patch_size=160, overlap=0.25, flips=True, lesion_share=0.5, l2=0.0, augmentation="rich", loss="bce+dice", patience=10)
+_STAGE2_ALWAYS = dict(patch_size=160, overlap=0.25, flips=True, lesion_share=0.5, alarm_share=0.0, l2=0.0, augmentation="rich", loss="bce+dice", patience=10)
 
 PRESETS = {
     "demo": dict(
@@ -137,7 +138,7 @@ PHOTO_LABELS = {"demo": dict(labels="photo", image_size=480, batch_size=8), "pap
 # %% ../nbs/33_runs.ipynb #cell-9
 _CHOICES = dict(preset=tuple(PRESETS), encoder=ENCODERS, transfer=TRANSFERS, clahe=CLAHE_MODES, augmentation=tuple(AUGMENTATIONS),
                 labels=("photo", "patch"), pooling=("average", "max", "logsumexp", "flatten"), precision=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
-_RANGES = dict(width=(0.01, 4), diameter=(32, 8192), image_size=(32, 8192), patch_size=(32, 2048), overlap=(0, 0.75), lesion_share=(0, 1), dropout=(0, 0.99),
+_RANGES = dict(width=(0.01, 4), diameter=(32, 8192), image_size=(32, 8192), patch_size=(32, 2048), overlap=(0, 0.75), lesion_share=(0, 1), alarm_share=(0, 1), dropout=(0, 0.99),
                l2=(0, 1), batch_size=(1, 4096), epochs=(1, 100000), steps_per_epoch=(1, 10000000), learning_rate=(1e-9, 10), patience=(1, 100000),
                validation=(0.01, 0.9), seed=(0, 2**31-1), split_seed=(0, 2**31-1), training_photos=(1, 10**6))
 
@@ -448,6 +449,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     parent = None if stage1 is None else _stage1_card(stage1)
     if parent: settings = replace(settings, encoder=parent["encoder"], width=parent["width"])
     if start: _check_start(start, settings)
+    _check_shares(settings)
     before = {folder: card for folder, card in ((stage1, parent), (settings.start_run, start)) if card} # what was learned before, and must not be judged on
     known = {name: signature for folder in before for name, signature in _kept_signatures(folder).items()}
     sides = _sides(examples+healthy, settings, known, [eye for card in before.values() for eye in card["data"].get("training_eyes", ())], report)
@@ -463,6 +465,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     preprocessing, cache = Preprocessing(**card["preprocessing"]), Path(settings.output)/"cache"
     learned, judged = [_load_sources(part, lesions, preprocessing, cache) for part in (sides.split.training, sides.split.validation)]
     report(f"Stage 2, {settings.lesion}, {settings.transfer}: {len(learned)} photographs to learn from, {len(judged)} to judge by.")
+    if settings.alarm_share: learned = _with_alarms(learned, settings, lesions, report)
     make_batch = lambda epoch, step: _patch_batch(learned, settings, epoch, step)
     _picture_of_patches(folder, make_batch)
 
@@ -497,7 +500,7 @@ def _fewer(split:Split, settings:Stage2) -> Split:
 def _patch_batch(sources:Sequence[PatchSource], settings:Stage2, epoch:int, step:int) -> tuple[np.ndarray, np.ndarray]:
     "float32 (batch, side, side, 3) of 0..255 and (batch, side, side, 1) of 0..1."
     cut, coverage = sample_patches(sources, settings.patch_size, settings.batch_size, np.random.default_rng((settings.seed, epoch, step)),
-                                   settings.lesion_share, AUGMENTATIONS[settings.augmentation])
+                                   settings.lesion_share, AUGMENTATIONS[settings.augmentation], settings.alarm_share)
     return cut.astype(np.float32), coverage/np.float32(255)
 
 # %% ../nbs/33_runs.ipynb #cell-27
@@ -513,6 +516,18 @@ def _check_start(start:dict, settings:Stage2) -> None:
     found = {name: start[name] for name in asked} | dict(lesion="+".join(lesions_of(start)))
     differing = [f"{name} {found[name]!r} where {value!r} is asked for" for name, value in asked.items() if found[name] != value]
     if differing: raise RetinalError(f"start_run cannot begin this training: it has {differing[0]}; give another run, or ask for the same.")
+
+def _check_shares(settings:Stage2) -> None:
+    "Raise if patches are to be placed on false alarms of no network, or more than all of them."
+    if settings.alarm_share and settings.start_run is None: raise RetinalError("alarm_share places patches where the network of start_run is wrong; give a start_run, or leave it out.")
+    if settings.lesion_share+settings.alarm_share > 1: raise RetinalError(f"lesion_share {settings.lesion_share:g} and alarm_share {settings.alarm_share:g} are more than all patches; give less of one.")
+
+def _with_alarms(learned:Sequence[PatchSource], settings:Stage2, lesions:Sequence[str], report:Callable[[str], None]) -> list[PatchSource]:
+    "The photographs to learn from, with the false alarms of the network that the training begins with."
+    run = load_run(settings.start_run, "segmenter")
+    found = [patches.with_alarms(source, run.predict, run.card["tile"]) for source in learned]
+    report(f"{run.card['name']} is wrong at "+", ".join(f"{sum(len(source.alarms[i]) for source in found):,} pixels ({lesion.replace('_', ' ')})" for i, lesion in enumerate(lesions))+".")
+    return found
 
 def _find_stage1(settings:Stage2, parameters:Mapping[str, object], report:Callable[[str], None]) -> Path|None:
     "The run folder that stage 2 builds on; none when it starts from scratch and no run was named."
