@@ -72,14 +72,8 @@ def count_rows(
     limits:dict[str, float], # lesion → threshold, 0..1
 ) -> list[dict]: # a row for each lesion, see `COLUMNS`
     "How much of each lesion there is."
-    import numpy as np
-    from retinal_tl.metrics import count_lesions
-    inside, rows = max(1, np.count_nonzero(seen.field)), []
-    for lesion, mask in masks.items():
-        area = int(np.count_nonzero(mask))
-        rows.append(dict(photo=seen.name, lesion=lesion, area_pixels=area, count=count_lesions(mask), share_of_field=float(f"{area / inside:.6g}"),
-                         threshold=float(f"{limits[lesion]:.6g}")))
-    return rows
+    from retinal_tl.report import measure
+    return [dict(photo=seen.name, lesion=lesion, **measure(mask, seen.field), threshold=float(f"{limits[lesion]:.6g}")) for lesion, mask in masks.items()]
 
 # %% ../nbs/42_app.ipynb #cell-19
 MAX_SIDE = 1400  # of the picture on the page, pixels
@@ -113,6 +107,7 @@ def write_archive(
     import numpy as np
     from retinal_tl.evaluation import lesion_overlay
     from retinal_tl.images import write_png, writing
+    from retinal_tl.report import report_text
     masks, stem = masks_at(seen, limits), Path(seen.name).stem[:100]
     path = Path(folder)/f"{stem}_lesions.zip"
     with tempfile.TemporaryDirectory() as place, writing(path) as temporary:
@@ -121,21 +116,10 @@ def write_archive(
             write_png(place/f"{stem}_{lesion}_probability.png", levels)
             write_png(place/f"{stem}_{lesion}_mask.png", masks[lesion].astype(np.uint8) * 255)
         write_png(place/f"{stem}_overlay.png", lesion_overlay(seen.photo, masks))
-        (place/"report.csv").write_text(_csv(count_rows(seen, masks, limits)), encoding="utf-8")
+        (place/"report.csv").write_text(report_text(COLUMNS, count_rows(seen, masks, limits)), encoding="utf-8")
         with zipfile.ZipFile(temporary, "w") as archive:  # PNG files are compressed already
             for each in sorted(place.iterdir()): archive.write(each, each.name)
     return path
-
-def _csv(rows):
-    "Rows as CSV, safe to open in a spreadsheet: a name that it would run as a formula gets `./` before it."
-    import csv, io
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        formula = row["photo"].startswith(("=", "+", "-", "@"))
-        writer.writerow(row | dict(photo=f"./{row['photo']}" if formula else row["photo"]))
-    return text.getvalue()
 
 # %% ../nbs/42_app.ipynb #cell-27
 def _label(lesion): return lesion.replace("_", " ").capitalize()

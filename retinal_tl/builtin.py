@@ -74,6 +74,7 @@ LIMITS = ("For research and teaching; not a medical device.",
           "The threshold was chosen on the validation photographs, so Dice, sensitivity and specificity there are a little better than elsewhere.",
           "Seen to fail on validation photographs: the brightest part of some optic discs passes for exudates, and small dark dots for hemorrhages.")
 
+# %% ../nbs/38_builtin.ipynb #ad7bdb73
 def judge_graded(
     stage1:str|Path, # a finished run of stage 1
     data_root:str|Path, # of graded photographs
@@ -91,6 +92,7 @@ def judge_graded(
     threshold = best_threshold(pixel_histogram(probabilities.astype(np.float32), labels), by="youden")
     return evaluate_classifier(labels, probabilities, threshold)
 
+# %% ../nbs/38_builtin.ipynb #c0c2b6ef
 def land(
     stage1:str|Path, # a finished run of stage 1
     stage2:str|Path, # a finished run of stage 2

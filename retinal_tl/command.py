@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['MAX_STEM_BYTES', 'FORMATS', 'SEGMENT_COLUMNS', 'BUILTIN', 'CLASSIFY_COLUMNS', 'find_photos', 'output_files',
-           'output_stems', 'report_text', 'measure', 'write_maps', 'segment_file', 'segment_command', 'classify_file',
-           'classify_command', 'describe_data', 'check_data_command', 'parameter_value', 'run_command', 'make_parser',
-           'main']
+           'output_stems', 'write_maps', 'segment_file', 'segment_command', 'classify_file', 'classify_command',
+           'describe_data', 'check_data_command', 'parameter_value', 'run_command', 'make_parser', 'main']
 
 # %% ../nbs/49_command.ipynb #cell-2
-import argparse, contextlib, csv, glob, hashlib, io, os, sys
+import argparse, contextlib, glob, hashlib, os, sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -98,33 +97,6 @@ def output_stems(
         firsts.setdefault(path.stem.casefold(), path)
         taken |= names
     return stems
-
-# %% ../nbs/49_command.ipynb #cell-15
-def report_text(
-    columns:Sequence[str], # names of the columns
-    rows:Iterable[dict], # column → value; a missing one is left empty
-) -> str: # CSV with commas
-    "The text of a report, safe to open in a spreadsheet."
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
-    return text.getvalue()
-
-def _cell(value):
-    return f"./{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
-
-# %% ../nbs/49_command.ipynb #cell-18
-def measure(
-    mask, # NumPy array, bool (height, width), True where the lesion was found
-    field, # NumPy array, bool (height, width), the field of view
-) -> dict: # 'area_pixels' (int), 'count' (int), 'share_of_field' (0..1)
-    "How much of a lesion there is."
-    import numpy as np
-    from retinal_tl.metrics import count_lesions
-    area = int(np.count_nonzero(mask & field))
-    share = area / max(1, np.count_nonzero(field))
-    return dict(area_pixels=area, count=count_lesions(mask & field), share_of_field=float(f"{share:.6g}"))
 
 # %% ../nbs/49_command.ipynb #cell-21
 def _attempt(path, work):
@@ -223,7 +195,7 @@ def segment_file(
     from retinal_tl.images import printable, read_photo
     from retinal_tl.metrics import quantize
     from retinal_tl.quality import photo_warnings
-    from retinal_tl.report import report_photo
+    from retinal_tl.report import measure, report_photo
     photo, rows, levels, masks, thresholds = read_photo(path), [], {}, {}, {}
     with _naming(path): warnings = photo_warnings(photo)
     lesions = _chosen(runs, lesions) if lesions is None else lesions
@@ -275,6 +247,7 @@ def _chosen(runs, wanted):
 def _batch(photos, problems, work, columns, output, report, cards, each=None):
     "Do all photographs and write the reports, also when interrupted; the exit status. `each` is called with every row as it comes."
     from retinal_tl.images import printable, write_text
+    from retinal_tl.report import report_text
     rows, entries = _folder_rows(problems), []
     try:
         for path, done, problem in _each(photos, work):

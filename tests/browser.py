@@ -1,7 +1,8 @@
-"""Headless Chromium, driven through the pipe of its DevTools protocol: no driver, no package, no network."""
+"""Headless Chromium, driven through the pipe of its DevTools protocol: no driver, no package, no network but this machine."""
 import base64
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -12,8 +13,8 @@ import cv2
 import numpy as np
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-           "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"]
+OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+           "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-pipe"]
 
 
 class Browser:
@@ -32,7 +33,11 @@ class Browser:
         pages = [target for target in self.call("Target.getTargets")["targetInfos"] if target["type"] == "page"]
         self.session = self.call("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"): self.call(f"{domain}.enable")
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
+        self.resize(width, height, mobile)
+
+    def __enter__(self): return self
+
+    def __exit__(self, *_): self.close()
 
     def _message(self, limit=120):
         """The next message of the browser."""
@@ -54,14 +59,20 @@ class Browser:
             answer = self._message()
             if answer.get("id") == self.number: break
             self.events.append(answer)
-        assert "error" not in answer, answer["error"]
+        assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
+
+    def resize(self, width, height=900, mobile=False):
+        """Make the window so many pixels wide and high."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
 
     def open(self, url):
         """Load a page to its end."""
         self.events.clear()
-        self.call("Page.navigate", url=url)
+        problem = self.call("Page.navigate", url=url).get("errorText")
+        assert not problem, f"{url}: {problem}"
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events): self.events.append(self._message())
+        time.sleep(0.1)  # what it does once it is loaded
 
     def evaluate(self, expression):
         """The value of a JavaScript expression, waited for if it is a promise."""
@@ -90,13 +101,23 @@ class Browser:
         data = base64.b64decode(self.call("Page.captureScreenshot", **clip)["data"])
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
-    def complaints(self):
-        """Errors and warnings of the console, exceptions, and everything that was asked of a network."""
-        self.evaluate("new Promise(done => setTimeout(done, 50))")
-        found = [event for event in self.events if event.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Page.javascriptDialogOpening")
-                 or event.get("method") == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning", "assert")]
-        asked = [event["params"]["request"]["url"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
-        return found + [url for url in asked if not url.startswith(("file:", "data:"))]
+    def asked(self):
+        """Every address that the page has asked for since it was opened."""
+        self.evaluate("new Promise(done => setTimeout(done, 50))")  # what comes late is heard, too
+        return [event["params"]["request"]["url"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
+
+    def complaints(self, strict=False):
+        """Sentences: errors on the console, exceptions, dialogs, what could not be loaded, and what was asked of others than this machine. Strict: warnings and notes as well, and all that is not in the file."""
+        mine = r"(file|data):" if strict else r"(?!(https?|wss?)://)|\w+://127\.0\.0\.1[:/]"
+        found = [f"it asks for {url}" for url in self.asked() if not re.match(mine, url)]
+        for event in self.events:
+            method, data = event.get("method"), event.get("params", {})
+            if method == "Runtime.exceptionThrown": found.append(data["exceptionDetails"].get("exception", {}).get("description", "an exception"))
+            if method == "Page.javascriptDialogOpening": found.append(f"a dialog: {data['message']}")
+            if method == "Runtime.consoleAPICalled" and data["type"] in ("error", "assert", *(["warning"] if strict else [])):
+                found.append(" ".join(str(argument.get("value", argument.get("description"))) for argument in data["args"]))
+            if method == "Log.entryAdded" and (strict or data["entry"]["level"] == "error"): found.append(data["entry"]["text"])
+        return found
 
     def close(self):
         """End the browser."""

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-import site_browser as browser
+from browser import CHROMIUM, Browser
 from toy_runs import write_toy_run
 
 from retinal_tl.app import add_app, build_app, exact_threshold, launch_app, look_at, masks_at, page_picture
@@ -206,8 +206,8 @@ def process(place, *arguments, environment=()):
 def wait(tab, expression, seconds=120):
     """Ask the page until the answer is true."""
     end = time.time() + seconds
-    while not (answer := tab.ask(expression)):
-        assert time.time() < end, f"{expression} stayed {answer!r}; the page says: {tab.ask('document.body.innerText')[:500]}"
+    while not (answer := tab.evaluate(expression)):
+        assert time.time() < end, f"{expression} stayed {answer!r}; the page says: {tab.evaluate('document.body.innerText')[:500]}"
         time.sleep(0.2)
     return answer
 
@@ -221,56 +221,55 @@ def upload(tab, path):
 
 def shown_picture(tab):
     """The picture on the page, once it is another than before."""
-    with FETCH(tab.ask("document.querySelector('#picture img').src"), timeout=60) as answer:
+    with FETCH(tab.evaluate("document.querySelector('#picture img').src"), timeout=60) as answer:
         return cv2.imdecode(np.frombuffer(answer.read(), np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 PIXELS = "[...document.querySelectorAll('#table tr[data-lesion]')].map(row => row.outerHTML).join('')"
 
 
-@pytest.mark.skipif(browser.CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_page_in_a_browser(place, tmp_path):
     pytest.importorskip("gradio")
-    pytest.importorskip("websocket")
     temporary = tmp_path/"tmp"
     temporary.mkdir()
     nowhere = dict(HTTP_PROXY="http://127.0.0.1:9", HTTPS_PROXY="http://127.0.0.1:9", NO_PROXY="", no_proxy="", TMPDIR=str(temporary))
-    with process(place, environment=nowhere) as (started, address), browser.chromium(tmp_path/"profile") as tab:
-        tab.open(address, 1280)
+    with process(place, environment=nowhere) as (started, address), Browser() as tab:
+        tab.open(address)
         upload(tab, place/"an eye.png")
         table = wait(tab, PIXELS)
         assert numbers(table) == {lesion: (int(row["count"]), int(row["area_pixels"])) for lesion, row in report(place).items()}
         wait(tab, "document.querySelector('#picture img')?.complete")
-        both, source = shown_picture(tab), tab.ask("document.querySelector('#picture img').src")
-        tab.screenshot(tmp_path/"page.png")  # to be looked at
+        both, source = shown_picture(tab), tab.evaluate("document.querySelector('#picture img').src")
+        cv2.imwrite(str(tmp_path/"page.png"), tab.screenshot()[..., ::-1])  # to be looked at
 
-        tab.ask("document.querySelectorAll('#shown input[type=checkbox]')[0].click()")  # exudates away
+        tab.evaluate("document.querySelectorAll('#shown input[type=checkbox]')[0].click()")  # exudates away
         wait(tab, f"document.querySelector('#picture img').src != {source!r}")
         seen = look_at(place/"an eye.png", [load_run(place/lesion) for lesion in LESIONS])
         exudates = masks_at(seen, seen.thresholds)["exudates"]
         assert np.abs(both[exudates].astype(int) - seen.photo[exudates]).mean() > 10  # what was colored
         assert np.abs(shown_picture(tab)[exudates].astype(int) - seen.photo[exudates]).mean() < 6  # is the photograph again
-        assert numbers(tab.ask(PIXELS)) == numbers(table)  # a layer that is not shown is still counted
+        assert numbers(tab.evaluate(PIXELS)) == numbers(table)  # a layer that is not shown is still counted
 
-        tab.ask("(() => { let slider = document.querySelector('#threshold_exudates input[type=range]'); slider.value = '0.9';"
+        tab.evaluate("(() => { let slider = document.querySelector('#threshold_exudates input[type=range]'); slider.value = '0.9';"
                 " for (let kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {bubbles: true})); })()")
         wait(tab, f"{PIXELS} != {table!r}")
-        assert numbers(tab.ask(PIXELS)) == expected(place, dict(exudates=0.9, hemorrhages=0.5))
-        tab.ask("(() => { let slider = document.querySelector('#threshold_exudates input[type=range]'); slider.value = '0.432';"
+        assert numbers(tab.evaluate(PIXELS)) == expected(place, dict(exudates=0.9, hemorrhages=0.5))
+        tab.evaluate("(() => { let slider = document.querySelector('#threshold_exudates input[type=range]'); slider.value = '0.432';"
                 " for (let kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {bubbles: true})); })()")
         wait(tab, f"{PIXELS} == {table!r}")
 
-        tab.ask("document.querySelector('#make_archive').click()")
+        tab.evaluate("document.querySelector('#make_archive').click()")
         link = wait(tab, "document.querySelector('#archive a[href*=\"/file=\"]')?.href")
         with FETCH(link, timeout=60) as answer: (tmp_path/"lesions.zip").write_bytes(answer.read())
         assert_same_files(tmp_path/"lesions.zip", place)
 
-        tab.ask("document.querySelector('#photograph button[aria-label=\"Clear\"], #photograph button[title=\"Clear\"]').click()")
+        tab.evaluate("document.querySelector('#photograph button[aria-label=\"Clear\"], #photograph button[title=\"Clear\"]').click()")
         wait(tab, f"{PIXELS} == ''")
         upload(tab, place/"page.jpg")
         sentence = wait(tab, "document.querySelector('#said .problem')?.innerText")
         assert sentence == "page.jpg is a web page and not a picture: download the picture itself."
-        asked = [event["params"]["request"]["url"] for event in tab.events if event.get("method") == "Network.requestWillBeSent"]
+        asked = tab.asked()
         assert len(asked) > 20 and all(re.match(r"http://127\.0\.0\.1:|data:|blob:", url) for url in asked), asked
         assert tab.complaints() == []
         started.send_signal(signal.SIGTERM)

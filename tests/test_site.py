@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from site_browser import CHROMIUM, chromium
+from browser import CHROMIUM, Browser
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path for path in (REPOSITORY/"nbs").rglob("*.ipynb") if not {".ipynb_checkpoints", "runs", "data"} & set(path.parts))
@@ -65,10 +65,10 @@ def server(site):
 
 
 @pytest.fixture(scope="session")
-def tab(tmp_path_factory):
+def tab():
     """A tab of headless Chromium."""
     if CHROMIUM is None: pytest.skip("there is no Chromium to open the pages with")
-    with chromium(tmp_path_factory.mktemp("chromium")) as tab: yield tab
+    with Browser() as tab: yield tab
 
 
 def test_every_notebook_is_a_page(pages):
@@ -153,11 +153,12 @@ def test_pages_open_without_complaint_and_fit(tab, server, pages):
     problems = []
     for name in pages:
         for width in WIDTHS:
-            tab.open(f"{server}/{name}", width)
+            tab.resize(width, mobile=width < 600)
+            tab.open(f"{server}/{name}")
             problems += [f"{name} at {width}: {complaint}" for complaint in tab.complaints()]
-            wide, there = tab.ask("[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth]")
+            wide, there = tab.evaluate("[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth]")
             if wide > there: problems.append(f"{name} at {width}: {wide - there} pixels wider than the window")
-            broken = tab.ask("[...document.images].filter(image => !image.complete || !image.naturalWidth).map(image => image.src.slice(0, 80))")
+            broken = tab.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).map(image => image.src.slice(0, 80))")
             problems += [f"{name} at {width}: the picture {source} is not shown" for source in broken]
     assert not problems, "\n".join(problems)
 
@@ -165,22 +166,24 @@ def test_pages_open_without_complaint_and_fit(tab, server, pages):
 def test_the_browser_test_would_notice(tab, tmp_path):
     page = tmp_path/"bad.html"
     page.write_text('<body><div style="width: 2000px">wide</div><img src="gone.png"><script>console.error("oh"); nothing.at.all</script>')
-    tab.open(page.as_uri(), 390)
+    tab.resize(390, mobile=True)
+    tab.open(page.as_uri())
     complaints = " ".join(tab.complaints())
     assert "oh" in complaints and "nothing is not defined" in complaints and "ERR_FILE_NOT_FOUND" in complaints
-    assert tab.ask("document.scrollingElement.scrollWidth > 390")
+    assert tab.evaluate("document.scrollingElement.scrollWidth > 390")
 
 
 def test_search_and_dark_mode_work(tab, server):
-    tab.open(f"{server}/index.html", 1280)
+    tab.resize(1280)
+    tab.open(f"{server}/index.html")
     color = "getComputedStyle(document.body).backgroundColor"
-    light = tab.ask(color)
-    tab.ask("document.querySelector('.quarto-color-scheme-toggle').click(), new Promise(done => setTimeout(done, 500))")
-    assert tab.ask(color) != light
-    tab.ask("""(() => {let box = document.querySelector('.smalldocs-search input'); box.focus(); box.value = 'field of view';
+    light = tab.evaluate(color)
+    tab.evaluate("document.querySelector('.quarto-color-scheme-toggle').click(), new Promise(done => setTimeout(done, 500))")
+    assert tab.evaluate(color) != light
+    tab.evaluate("""(() => {let box = document.querySelector('.smalldocs-search input'); box.focus(); box.value = 'field of view';
                 box.dispatchEvent(new Event('input', {bubbles: true}))})()""")
     shown = "document.querySelector('.smalldocs-search-results').innerText"
-    found = tab.ask(f"new Promise(done => {{let left = 100, look = () => {shown} || !left-- ? done({shown}) : setTimeout(look, 50); look()}})")
+    found = tab.evaluate(f"new Promise(done => {{let left = 100, look = () => {shown} || !left-- ? done({shown}) : setTimeout(look, 50); look()}})")
     assert "field of view" in found.lower()
     assert tab.complaints() == []
-    tab.ask("localStorage.clear()")
+    tab.evaluate("localStorage.clear()")
