@@ -262,7 +262,8 @@ def provenance(notebook:str, # its name, as in `run_tables`
 
 def _commit() -> str|None:
     "The commit of the checkout that the library stands in, with + where files differ from it; none outside of one."
-    def git(*words): return subprocess.run(["git", *words], cwd=Path(__file__).resolve().parent, capture_output=True, text=True, check=True).stdout.strip()
+    import retinal_tl
+    def git(*words): return subprocess.run(["git", *words], cwd=Path(retinal_tl.__file__).resolve().parent, capture_output=True, text=True, check=True).stdout.strip()
     try: return git("rev-parse", "HEAD")+("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError): return None
 
