@@ -339,7 +339,7 @@ def _probabilities(predict:Callable, prepared:Sequence[Prepared], card:dict) -> 
 
 def _keras_predict(model) -> Callable[[np.ndarray], np.ndarray]:
     "A Keras model as a function from arrays to arrays."
-    return lambda pictures: np.asarray(model.predict_on_batch(pictures))
+    return lambda pictures: np.clip(model.predict_on_batch(pictures), 0, 1)
 
 def _auc(labels:np.ndarray, probabilities:np.ndarray) -> dict[str, float]:
     "The area under the ROC curve of a classifier."
@@ -656,7 +656,7 @@ def _predictor(folder:Path, model) -> Callable[[np.ndarray], np.ndarray]:
     if not (folder/"model.onnx").exists(): return _keras_predict(model)
     import onnxruntime
     session = onnxruntime.InferenceSession((folder/"model.onnx").read_bytes(), providers=["CPUExecutionProvider"])
-    return lambda pictures: session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(pictures, np.float32)})[0]
+    return lambda pictures: np.clip(session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(pictures, np.float32)})[0], 0, 1)
 
 # %% ../nbs/33_runs.ipynb #cell-33
 def _keep_maps(examples:Sequence[Example], card:dict, predict:Callable, cache:Path, kept:Path) -> None:
