@@ -358,7 +358,7 @@ def check_data_command(
     pairs, unread = _same_eyes(dataset.examples) if arguments.same_eyes else ((), ())
     odd = list(dict.fromkeys([*dataset.problems, *check_data(dataset, pairs), *unread]))
     for problem in odd: print(f"odd: {printable(problem)}", flush=True)
-    print(f"{len(odd)} odd things were found." if odd else "Nothing odd was found.")
+    print(f"{len(odd)} odd thing{' was' if len(odd) == 1 else 's were'} found." if odd else "Nothing odd was found.")
     return int(bool(odd))
 
 # %% ../nbs/49_command.ipynb #cell-39

@@ -149,7 +149,7 @@ def settings_for(stage:type, # `Stage1` or `Stage2`
     types = {field.name: str(field.type) for field in fields(stage)}
     name_of_stage = "stage 1" if stage is Stage1 else "stage 2"
     for name in parameters:
-        if name not in types: raise RetinalError(f"There is no parameter {name!r} in {name_of_stage}{_hint(name, types)}.")
+        if name not in types: raise RetinalError(f"There is no parameter {name!r} in {name_of_stage}{_hint(name, types)}")
     given = {name: _checked(name, value, types[name]) for name, value in parameters.items() if value is not None}
     settings = stage(**given)
     preset = PRESETS[settings.preset]["stage1" if stage is Stage1 else "stage2"]
@@ -158,16 +158,16 @@ def settings_for(stage:type, # `Stage1` or `Stage2`
 def _hint(word:object, words:Sequence[str]) -> str:
     "', did you mean ...' and the choices, where they are few."
     close = nearest(str(word), list(words))
-    return f"; did you mean {close!r}?" if close else f"; choose one of {', '.join(words)}"
+    return f"; did you mean {close!r}?" if close else f"; choose one of {', '.join(words)}."
 
 # %% ../nbs/33_runs.ipynb #cell-10
 def _checked(name:str, value:object, type_name:str) -> object:
     "The value in its type, if it is one that the parameter can have."
     if name in ("data",):
         for part in str(value).split("+"):
-            if part not in DATA_SETS: raise RetinalError(f"There is no data set {part!r}{_hint(part, DATA_SETS)}.")
+            if part not in DATA_SETS: raise RetinalError(f"There is no data set {part!r}{_hint(part, DATA_SETS)}")
     if name == "lesion": return _checked_lesions(str(value))
-    if name in _CHOICES and value not in _CHOICES[name]: raise RetinalError(f"{name} cannot be {value!r}{_hint(value, _CHOICES[name])}.")
+    if name in _CHOICES and value not in _CHOICES[name]: raise RetinalError(f"{name} cannot be {value!r}{_hint(value, _CHOICES[name])}")
     if name == "loss": _check_loss(value)
     if "bool" in type_name:
         if not isinstance(value, bool): raise RetinalError(f"{name} is {value!r}; give true or false.")
@@ -186,7 +186,7 @@ def _checked_lesions(text:str) -> str:
     "One lesion, or several in the order of `LESIONS`, joined with +."
     parts = list(LESIONS) if text == "all" else text.split("+")
     for part in parts:
-        if part not in LESIONS: raise RetinalError(f"lesion cannot be {part!r}{_hint(part, (*LESIONS, 'all'))}.")
+        if part not in LESIONS: raise RetinalError(f"lesion cannot be {part!r}{_hint(part, (*LESIONS, 'all'))}")
     return "+".join(lesion for lesion in LESIONS if lesion in parts)
 
 def _check_loss(value:object) -> None:
@@ -233,7 +233,7 @@ def open_data(data:str="synthetic", # see `Stage1`
 
 def _open_one(name:str, root:str|Path|None, csv:str|Path|None) -> Dataset:
     "One data set, phantoms drawn where there are none yet."
-    if name not in DATA_SETS: raise RetinalError(f"There is no data set {name!r}{_hint(name, DATA_SETS)}.")
+    if name not in DATA_SETS: raise RetinalError(f"There is no data set {name!r}{_hint(name, DATA_SETS)}")
     if name == "synthetic": return read_dataset("folder", write_synthetic(root or Path("data")/"synthetic", **_PHANTOMS))
     if root is None: raise RetinalError(f"data is {name!r}; give its folder as data_root.")
     return read_dataset(name, root, csv)
