@@ -200,6 +200,7 @@ def _training():
     try:
         os.dup2(nowhere, 2)
         from retinal_tl import training
+        training.one_operation_at_a_time()
         training.keras.ops.zeros(1)
     finally:
         os.dup2(kept, 2)
