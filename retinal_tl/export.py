@@ -57,12 +57,12 @@ def compare_maps(
     "How far a copy is from its model. Raises `RetinalError` if their shapes differ or the copy gives no probabilities."
     import numpy as np
     from retinal_tl.images import RetinalError
-    from retinal_tl.metrics import ROUNDING, quantize
+    from retinal_tl.metrics import are_probabilities, quantize
     expected, found = np.asarray(expected), np.asarray(found)
     if found.shape != expected.shape or expected.shape[-1] != len(thresholds):
         raise RetinalError(f"The exported model gives {found.shape} where the model gives {expected.shape} for {len(thresholds)} "
                            "thresholds: please report this.")
-    if not (found.min() >= -ROUNDING and found.max() <= 1 + ROUNDING):  # not a number fails this, too
+    if not are_probabilities(found):
         raise RetinalError("The exported model gives values that are not probabilities: please report this.")
     limits = quantize(np.array(list(thresholds.values())))
     changed = np.count_nonzero((quantize(found) >= limits) != (quantize(expected) >= limits))

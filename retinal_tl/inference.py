@@ -19,7 +19,7 @@ import onnxruntime
 
 from .cards import lesions_of, read_card, read_verified, thresholds_of
 from .images import RetinalError, printable, read_photo
-from .metrics import ROUNDING
+from .metrics import are_probabilities
 from .patches import predict_tiles
 from .preprocess import Prepared, Preprocessing, prepare
 
@@ -105,7 +105,7 @@ class Run:
         expected = (*pictures.shape[:3], len(self.lesions)) if self.lesions else (len(pictures), 1)
         if found.shape != expected:
             raise RetinalError(f"{name} gave an array of shape {_shape(found.shape)} instead of {_shape(expected)}.")
-        if found.size and not (found.min() >= -ROUNDING and found.max() <= 1 + ROUNDING):  # not a number fails this, too
+        if not are_probabilities(found):
             raise RetinalError(f"{name} gave values that are not probabilities: make the run again.")
         return np.clip(found, 0, 1)
 

@@ -9,6 +9,7 @@ __all__ = ['DATA_SETS', 'AUGMENTATIONS', 'TRANSFERS', 'ENCODERS', 'PRESETS', 'PH
 # %% ../nbs/33_runs.ipynb #cell-3
 import hashlib
 import json
+import logging
 import os
 import platform
 import shlex
@@ -29,7 +30,7 @@ from .cards import SCHEMA_VERSION, lesions_of, read_card, write_card
 from .datasets import Dataset, Example, Split, join_datasets, read_dataset, split_examples
 from .evaluation import evaluate_classifier, evaluate_segmentation, plot_example, plot_precision_recall, save_figure
 from .images import LESIONS, RetinalError, nearest, printable, read_mask, read_photo, writing, write_png
-from .inference import classify_prepared, load_run, segment_prepared
+from .inference import classify_prepared, segment_prepared
 from .leakage import Pair, find_same_eyes, guard, merge_eyes, read_signatures
 from .metrics import PixelHistogram, average_precision, best_threshold, coarsen, pixel_histogram, quantize, roc_auc
 from .patches import PatchSource, patch_source, sample_patches
@@ -193,6 +194,10 @@ def _check_loss(value:object) -> None:
     "Raise for a loss that `make_loss` does not know, without a batch to try it on."
     _training().make_loss(value)
 
+def _is_news(record:logging.LogRecord) -> bool:
+    "Whether TensorFlow says something that a study of many networks does not know: each is traced anew."
+    return "retracing" not in record.getMessage()
+
 def _training():
     "The module, without what TensorFlow's parts say on the error stream as they start."
     sys.stderr.flush()
@@ -200,6 +205,7 @@ def _training():
     try:
         os.dup2(nowhere, 2)
         from retinal_tl import training
+        logging.getLogger("tensorflow").addFilter(_is_news)
         training.one_operation_at_a_time()
         training.keras.ops.zeros(1)
     finally:
@@ -340,7 +346,7 @@ def _probabilities(predict:Callable, prepared:Sequence[Prepared], card:dict) -> 
 
 def _keras_predict(model) -> Callable[[np.ndarray], np.ndarray]:
     "A Keras model as a function from arrays to arrays."
-    return lambda pictures: np.clip(model.predict_on_batch(pictures), 0, 1)
+    return lambda pictures: np.asarray(model.predict_on_batch(pictures))
 
 def _auc(labels:np.ndarray, probabilities:np.ndarray) -> dict[str, float]:
     "The area under the ROC curve of a classifier."
@@ -435,6 +441,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
                ) -> Path: # the run folder
     "Teach a decoder over stage 1's encoder to outline a lesion. Raises `RetinalError` as soon as something is wrong."
     settings = settings_for(Stage2, parameters)
+    _check_shares(settings)
     training = _training()
     if settings.stage1_run is not None: _stage1_card(settings.stage1_run)
     start = None if settings.start_run is None else read_card(settings.start_run)
@@ -450,7 +457,6 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     parent = None if stage1 is None else _stage1_card(stage1)
     if parent: settings = replace(settings, encoder=parent["encoder"], width=parent["width"])
     if start: _check_start(start, settings)
-    _check_shares(settings)
     before = {folder: card for folder, card in ((stage1, parent), (settings.start_run, start)) if card} # what was learned before, and must not be judged on
     known = {name: signature for folder in before for name, signature in _kept_signatures(folder).items()}
     sides = _sides(examples+healthy, settings, known, [eye for card in before.values() for eye in card["data"].get("training_eyes", ())], report)
@@ -466,9 +472,6 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     preprocessing, cache = Preprocessing(**card["preprocessing"]), Path(settings.output)/"cache"
     learned, judged = [_load_sources(part, lesions, preprocessing, cache) for part in (sides.split.training, sides.split.validation)]
     report(f"Stage 2, {settings.lesion}, {settings.transfer}: {len(learned)} photographs to learn from, {len(judged)} to judge by.")
-    if settings.alarm_share: learned = _with_alarms(learned, settings, lesions, report)
-    make_batch = lambda epoch, step: _patch_batch(learned, settings, epoch, step)
-    _picture_of_patches(folder, make_batch)
 
     import keras
     keras.utils.set_random_seed(settings.seed)
@@ -477,6 +480,9 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
         from retinal_tl.segmenter import transfer_encoder
         transfer_encoder(training.load_weights(stage1), model, settings.transfer)
     if start: model.set_weights(training.load_weights(settings.start_run).get_weights())
+    if settings.alarm_share: learned = _with_alarms(learned, _predictor(Path(settings.start_run), model), start, report)
+    make_batch = lambda epoch, step: _patch_batch(learned, settings, epoch, step)
+    _picture_of_patches(folder, make_batch)
     history = training.train(model, make_batch, lambda model: _measure_segmenter(model, judged, lesions, settings.patch_size, settings.batch_size), folder, _recipe(settings), report)
     files = training.save_model(model, folder, card, _some_tiles(judged[0], settings.patch_size))
     predict, metrics = _predictor(folder, model), {}
@@ -523,11 +529,10 @@ def _check_shares(settings:Stage2) -> None:
     if settings.alarm_share and settings.start_run is None: raise RetinalError("alarm_share places patches where the network of start_run is wrong; give a start_run, or leave it out.")
     if settings.lesion_share+settings.alarm_share > 1: raise RetinalError(f"lesion_share {settings.lesion_share:g} and alarm_share {settings.alarm_share:g} are more than all patches; give less of one.")
 
-def _with_alarms(learned:Sequence[PatchSource], settings:Stage2, lesions:Sequence[str], report:Callable[[str], None]) -> list[PatchSource]:
-    "The photographs to learn from, with the false alarms of the network that the training begins with."
-    run = load_run(settings.start_run, "segmenter")
-    found = [patches.with_alarms(source, run.predict, run.card["tile"]) for source in learned]
-    report(f"{run.card['name']} is wrong at "+", ".join(f"{sum(len(source.alarms[i]) for source in found):,} pixels ({lesion.replace('_', ' ')})" for i, lesion in enumerate(lesions))+".")
+def _with_alarms(learned:Sequence[PatchSource], predict:Callable, start:dict, report:Callable[[str], None]) -> list[PatchSource]:
+    "The photographs to learn from, with the false alarms of the network that the training begins with, and its card."
+    found = [patches.with_alarms(source, predict, start["tile"]) for source in learned]
+    report(f"{start['name']} is wrong at "+", ".join(f"{sum(len(source.alarms[i]) for source in found):,} pixels ({lesion.replace('_', ' ')})" for i, lesion in enumerate(lesions_of(start)))+".")
     return found
 
 def _find_stage1(settings:Stage2, parameters:Mapping[str, object], report:Callable[[str], None]) -> Path|None:
@@ -657,7 +662,7 @@ def _predictor(folder:Path, model) -> Callable[[np.ndarray], np.ndarray]:
     if not (folder/"model.onnx").exists(): return _keras_predict(model)
     import onnxruntime
     session = onnxruntime.InferenceSession((folder/"model.onnx").read_bytes(), providers=["CPUExecutionProvider"])
-    return lambda pictures: np.clip(session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(pictures, np.float32)})[0], 0, 1)
+    return lambda pictures: session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(pictures, np.float32)})[0]
 
 # %% ../nbs/33_runs.ipynb #cell-33
 def _keep_maps(examples:Sequence[Example], card:dict, predict:Callable, cache:Path, kept:Path) -> None:

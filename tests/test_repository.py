@@ -1,6 +1,7 @@
 """The repository is of one piece: library and README are what the notebooks say, and the notebooks are clean and small."""
 import importlib
 import inspect
+import json
 import os
 import re
 import shutil
@@ -61,6 +62,17 @@ def test_notebooks_are_small():
     sizes = {str(path.relative_to(REPOSITORY)): path.stat().st_size for path in NOTEBOOKS}
     assert not [name for name, size in sizes.items() if size > 2*MEGABYTE]
     assert sum(sizes.values()) < 12*MEGABYTE
+
+
+def test_saved_outputs_hold_no_litter():
+    """No folders of the day, no warnings, no progress bars."""
+    litter, found = re.compile(r"/tmp/|/home/|/root/|WARNING|Warning:|Traceback|it/s\]|\d%\|"), []
+    for path in NOTEBOOKS:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", ()):
+                text = "".join(output.get("text", ())) + "".join("".join(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/"))
+                found += [f"{path.name}: {line[:100]}" for line in text.splitlines() if litter.search(line)]
+    assert not found, "\n".join(found)
 
 
 def test_every_notebook_is_in_the_sidebar():
