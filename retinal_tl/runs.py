@@ -380,7 +380,7 @@ def run_stage1(report:Callable[[str], None]=print, # is told what happens, a lin
                      head=dict(pooling=settings.pooling, dropout=settings.dropout) | (dict(image_size=settings.image_size) if settings.pooling == "flatten" else {}))
     write_card(folder, card)
     preprocessing, cache = Preprocessing(**card["preprocessing"]), Path(settings.output)/"cache"
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_cores()) as pool:
         prepared = [list(pool.map(lambda example: prepare_file(example.photo, preprocessing, cache), part)) for part in (sides.split.training, sides.split.validation)]
     labels = [np.array([example.label for example in part]) for part in (sides.split.training, sides.split.validation)]
     report(f"Stage 1: {len(labels[0])} photographs to learn from, {len(labels[1])} to judge by.")
@@ -422,7 +422,7 @@ def _load_sources(examples:Sequence[Example], lesions:Sequence[str], preprocessi
         for i, lesion in enumerate(lesions):
             if example.masks.get(lesion) is not None: coverage[..., i] = prepare_mask(_mask(example, lesion, prepared.shape), prepared.field, preprocessing)
         return patch_source(np.array(prepared.image), coverage, prepared.inside)
-    with ThreadPoolExecutor(os.cpu_count()) as pool: return list(pool.map(load, examples))
+    with ThreadPoolExecutor(_cores()) as pool: return list(pool.map(load, examples))
 
 def _measure_segmenter(model, sources:Sequence[PatchSource], lesions:Sequence[str], side:int, batch:int) -> dict[str, float]:
     "AUPR over the tiles of the validation photographs, at the network's scale; of several lesions the mean, then each."
@@ -630,8 +630,12 @@ def _hardware() -> str:
     import keras
     if keras.backend.backend() == "jax":
         import jax
-        if jax.default_backend() != "cpu": return f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores of {model}"
-    return f"CPU, {os.cpu_count()} cores of {model}"
+        if jax.default_backend() != "cpu": return f"{jax.devices()[0].device_kind}, {_cores()} cores of {model}"
+    return f"CPU, {_cores()} core{'s'[:_cores() > 1]} of {model}"
+
+def _cores() -> int:
+    "How many cores this process may use, which `taskset` or a container can make fewer than there are."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # %% ../nbs/33_runs.ipynb #cell-31
 def _keep_signatures(folder:Path, sides:_Sides) -> None:
