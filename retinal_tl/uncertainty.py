@@ -7,7 +7,7 @@ __all__ = ['FIGURES', 'join_groups', 'interval', 'Difference', 'paired_differenc
            'calibration_error']
 
 # %% ../nbs/24_uncertainty.ipynb #cell-2
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,6 +124,14 @@ def _figures(
             values.append(value); influences.append(slopes @ parts.T)
     return np.concatenate(values), np.concatenate(influences)
 
+def _mean_figures(
+    models:list, # (counts, measure) of each model, of the same photographs
+    weights:np.ndarray, # float (drawings, units)
+) -> tuple[np.ndarray, np.ndarray]: # as `_figures`
+    "The same of the mean over several models."
+    each = [_figures(*model, weights) for model in models]
+    return np.mean([values for values, _ in each], axis=0), np.mean([influences for _, influences in each], axis=0)
+
 def _error(
     weights:np.ndarray, # float (drawings, units)
     influences:np.ndarray, # float (drawings, units)
@@ -131,6 +139,13 @@ def _error(
     "The standard error of a figure in each drawing (infinitesimal jackknife)."
     units = weights.shape[1]
     return np.sqrt((weights * influences ** 2).sum(axis=1) * units / (units - 1)) if units > 1 else np.full(len(weights), np.nan)
+
+def _ruler(
+    influences:np.ndarray, # (units,), of all photographs
+) -> float: # 1 where all count alike; nan where none counts
+    "How much longer a distance is made for the error that its standard error has itself."
+    squares = influences ** 2
+    with np.errstate(invalid="ignore"): return float(np.sqrt(1 + (squares ** 2).sum() / squares.sum() ** 2 - 1 / len(squares)))
 
 def _distances(
     moved:np.ndarray, # (drawings,): how far the figure lies from that of all photographs
@@ -144,8 +159,22 @@ def _distances(
 # %% ../nbs/24_uncertainty.ipynb #cell-16
 _FEWEST = 3 # photographs or groups: of two, a drawing takes one alone or both, and that is no variation to measure
 
+def _units(
+    models:Sequence[Mapping], # of each model, name → PixelHistogram or LesionScores
+    groups:Mapping|None, # name → group
+) -> list[list]: # of each model, what is drawn, in the same order
+    "Photographs or groups; `RetinalError` if the models do not have the same photographs."
+    for other in models[1:]:
+        alone = sorted(map(str, set(models[0]) ^ set(other)))
+        if alone: raise RetinalError(f"Models are compared on the same photographs, and {alone[0]} was given for one of them only.")
+    return [list(join_groups({name: model[name] for name in models[0]}, groups).values()) for model in models]
+
+def _several(photographs:Mapping|Sequence[Mapping]) -> list[Mapping]:
+    "One model's photographs, or those of several, as a list."
+    return [photographs] if isinstance(photographs, Mapping) else list(photographs)
+
 def interval(
-    photographs:Mapping, # name → PixelHistogram (best coarsened, all with the same levels), or LesionScores for figures of lesions
+    photographs:Mapping|Sequence[Mapping], # name → PixelHistogram (best coarsened, all with the same levels), or LesionScores for figures of lesions; several: the mean of their figures
     figure:str="aupr", # one of `FIGURES`, pooled over the photographs
     threshold:float|None=None, # 0..1, for all but `aupr` and `auc`
     groups:Mapping|None=None, # name → group that is drawn as one; None draws photographs
@@ -154,21 +183,21 @@ def interval(
     confidence:float=0.95, # how often the interval holds the true figure
 ) -> tuple[float, float]: # low, high; nan if the figure is not defined; 0 and 1 if the photographs cannot say, see above
     "Symmetric studentized bootstrap interval of a pooled figure, on the logit scale."
-    units = list(join_groups(photographs, groups).values())
-    if not units: return float("nan"), float("nan")
-    parts, measure = _parts(units, figure, threshold)
-    every, drawn = np.ones((1, len(units))), _draw(len(units), n, seed)
-    value, influences = _figures(parts, measure, every)
-    value, error = float(value[0]), float(_error(every, influences)[0])
+    models = _units(_several(photographs), groups)
+    if not models or not models[0]: return float("nan"), float("nan")
+    units, models = len(models[0]), [_parts(one, figure, threshold) for one in models]
+    every, drawn = np.ones((1, units)), _draw(units, n, seed)
+    value, influences = _mean_figures(models, every)
+    value, error, ruler = float(value[0]), float(_error(every, influences)[0]), _ruler(influences[0])
     if np.isnan(value): return value, value
-    if len(units) < _FEWEST or value in (0, 1) or not error > 1e-12: return 0.0, 1.0
-    values, influences = _figures(parts, measure, drawn)
+    if units < _FEWEST or value in (0, 1) or not error > 1e-12: return 0.0, 1.0
+    values, influences = _mean_figures(models, drawn)
     logit = lambda share: np.log(share / (1 - share))
     with np.errstate(all="ignore"):
         own, error = _error(drawn, influences) / (values * (1 - values)), error / (value * (1 - value))
         distances = _distances(logit(values) - logit(value), own, error)
     if not len(distances): return 0.0, 1.0
-    reach = np.quantile(distances, confidence) * error
+    reach = np.quantile(distances, confidence) * error * ruler
     return tuple(float(1 / (1 + np.exp(-np.clip(end, -700, 700)))) for end in (logit(value) - reach, logit(value) + reach))
 
 # %% ../nbs/24_uncertainty.ipynb #cell-26
@@ -185,8 +214,8 @@ class Difference:
 
 # %% ../nbs/24_uncertainty.ipynb #cell-27
 def paired_difference(
-    first:Mapping, # name → PixelHistogram or LesionScores, of one model
-    second:Mapping, # the same photographs, of the other model
+    first:Mapping|Sequence[Mapping], # name → PixelHistogram or LesionScores, of one model; several: the mean of their figures
+    second:Mapping|Sequence[Mapping], # the same photographs, of the other model or models
     figure:str="aupr", # one of `FIGURES`
     threshold:float|tuple|None=None, # 0..1, for all but `aupr` and `auc`; two where each model has its own
     groups:Mapping|None=None, # name → group that is drawn as one; None draws photographs
@@ -195,15 +224,13 @@ def paired_difference(
     confidence:float=0.95, # of the interval
 ) -> Difference: # interval and p are nan if there are fewer than three photographs or groups
     "Paired studentized bootstrap of a difference; `RetinalError` if the photographs are not the same."
-    alone = sorted(map(str, set(first) ^ set(second)))
-    if alone: raise RetinalError(f"Two models are compared on the same photographs, and {alone[0]} was given for one of them only.")
-    if not first: raise RetinalError("There is no photograph to compare on.")
+    first, second = _several(first), _several(second)
+    units = _units(first + second, groups)
+    if not first or not second or not units[0]: raise RetinalError("There is no photograph to compare on.")
     thresholds = threshold if isinstance(threshold, tuple) else (threshold, threshold)
-    second = {name: second[name] for name in first}
-    units = [list(join_groups(one, groups).values()) for one in (first, second)]
-    models = [_parts(some, figure, at) for some, at in zip(units, thresholds)]
+    sides = [[_parts(one, figure, at) for one in some] for some, at in zip((units[:len(first)], units[len(first):]), thresholds)]
     every, drawn = np.ones((1, len(units[0]))), _draw(len(units[0]), n, seed)
-    found, drawings = ([_figures(*model, weights) for model in models] for weights in (every, drawn))
+    found, drawings = ([_mean_figures(models, weights) for models in sides] for weights in (every, drawn))
     a, b = (float(value[0]) for value, _ in found)
     error = _error(every, found[0][1] - found[1][1])[0]
     moved = drawings[0][0] - drawings[1][0] - (a - b)

@@ -38,13 +38,14 @@ def simulate(n, rng, models=1, area_spread=1.0):
     return made
 
 
-def test_intervals_hold_the_true_aupr():
+@pytest.mark.parametrize("area_spread", [1.0, 1.4])
+def test_intervals_hold_the_true_aupr(area_spread):
     "27 photographs whose lesion areas differ as on IDRiD: 95 % intervals hold the AUPR of endlessly many in 93 to 97 % of 800 data sets."
     true = average_precision(PixelHistogram(np.stack([20000 * shares(0, math.hypot(1, 0.3)), 201 * shares(3, math.sqrt(1 + 0.3**2 + 0.8**2))]), LEVELS))
     rng = np.random.default_rng(0)
-    ends = np.array([interval(*simulate(27, rng), n=400) for _ in range(800)])
+    ends = np.array([interval(*simulate(27, rng, area_spread=area_spread), n=400) for _ in range(800)])
     assert 0.93 <= ((ends[:, 0] <= true) & (true <= ends[:, 1])).mean() <= 0.97
-    assert 0.1 < np.median(ends[:, 1] - ends[:, 0]) < 0.4  # and not because they hold everything
+    assert 0.1 < np.median(ends[:, 1] - ends[:, 0]) < 0.5  # and not because they hold everything
 
 
 def test_equal_models_seldom_differ():
@@ -65,11 +66,13 @@ def plain_interval(units, metric, n, seed):
         error = math.sqrt(sum(weight * slope**2 for weight, slope in zip(weights, slopes)) * count / (count - 1))
         return math.log(value / (1 - value)), error / (value * (1 - value))
     center, error = value_and_error(np.ones(count))
+    influences = np.array([(metric(pool(np.ones(count) + 1e-5 * one)) - metric(pool(np.ones(count) - 1e-5 * one))) / 2e-5 for one in np.eye(count)])
+    ruler = math.sqrt(1 + sum(influences**4) / sum(influences**2)**2 - 1 / count)
     distances = []
     for weights in np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=n).astype(float):
         value, own = value_and_error(weights)
         if np.count_nonzero(weights) > 1: distances.append(abs(value - center) / own)
-    reach = np.quantile(distances, 0.95) * error
+    reach = np.quantile(distances, 0.95) * error * ruler
     return tuple(1 / (1 + math.exp(-end)) for end in (center - reach, center + reach))
 
 
