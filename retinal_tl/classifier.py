@@ -9,8 +9,8 @@ __all__ = ['POOLINGS', 'SHARPNESS', 'LogSumExpPooling', 'vector_head', 'position
 import keras
 from keras import layers, ops
 
-from .encoders import SIDE_MULTIPLE, build_encoder, check_name
-from .images import RetinalError
+from .encoders import SIDE_MULTIPLE, build_encoder
+from .images import RetinalError, check_name
 
 # %% ../nbs/12_classifier.ipynb #cell-5
 POOLINGS = ("average", "max", "logsumexp", "flatten")

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from .images import (
-    LESIONS, PHOTO_SUFFIXES, RetinalError, list_photos, nearest, printable, read_mask, read_photo)
+    LESIONS, PHOTO_SUFFIXES, RetinalError, check_name, list_photos, nearest, printable, read_mask, read_photo)
 from .preprocess import find_field_of_view
 
 # %% ../nbs/02_datasets.ipynb #cell-8
@@ -596,10 +596,7 @@ def read_dataset(name:str, # one of `READERS`
                  csv:str|Path|None=None, # the table, for `csv`; the other readers know theirs
                  ) -> Dataset: # as its reader gives it
     "A data set by its name. Raises `RetinalError` for an unknown name, and what the reader raises."
-    if name not in READERS:
-        guess = nearest(name, READERS)
-        raise RetinalError(f"There is no data set {name!r}{f' (did you mean {guess}?)' if guess else ''}; "
-                           f"choose one of {', '.join(READERS)}.")
+    check_name("data set", name, READERS)
     if name == "csv": return read_csv(root, csv)
     if root is None: raise RetinalError(f"The data set {name} needs its folder; give it as data_root.")
     return READERS[name](root)

@@ -414,11 +414,9 @@ def export_run(
     Raises `RetinalError` for an unknown format, a run that cannot be used, a folder that cannot be written, and a copy that differs."""
     import numpy as np
     from retinal_tl.cards import check_files, file_digest, read_card, write_card
-    from retinal_tl.images import RetinalError, nearest, write_text
+    from retinal_tl.images import RetinalError, check_name, write_text
     from retinal_tl.inference import input_side, load_run
-    if format not in FORMATS:
-        guess = nearest(format, FORMATS)
-        raise RetinalError(f"There is no format {format!r}; " + (f"did you mean {guess}?" if guess else f"choose one of {', '.join(FORMATS)}."))
+    check_name("format", format, FORMATS)
     folder = Path(run) if os.path.isdir(run) else load_run(run).folder
     card = read_card(folder)
     check_files(folder, card)

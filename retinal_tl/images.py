@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LESIONS', 'LESION_COLORS', 'PHOTO_SUFFIXES', 'MAX_PIXELS', 'RetinalError', 'show_images', 'printable', 'nearest',
-           'writing', 'write_text', 'write_png', 'read_photo', 'photo_size', 'read_mask', 'list_photos']
+           'check_name', 'writing', 'write_text', 'write_png', 'read_photo', 'photo_size', 'read_mask', 'list_photos']
 
 # %% ../nbs/00_images.ipynb #cell-3
 import codecs
@@ -83,6 +83,15 @@ def nearest(word:str, # what was typed
     known = {str(candidate).casefold(): str(candidate) for candidate in words}
     close = difflib.get_close_matches(str(word).casefold(), known, n=1)
     return known[close[0]] if close else ""
+
+def check_name(kind:str, # what it is a name of, such as 'lesion'
+               name:object, # as it was given
+               names:Iterable[str], # those that there are
+               ) -> None:
+    "Raise `RetinalError` with the nearest right name, or all of them, unless `name` is one of `names`."
+    if name in names: return
+    meant = nearest(name, names)
+    raise RetinalError(f"There is no {kind} {name!r}; " + (f"did you mean {meant!r}?" if meant else f"choose from {', '.join(names)}."))
 
 # %% ../nbs/00_images.ipynb #cell-23
 @contextlib.contextmanager

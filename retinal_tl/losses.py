@@ -11,7 +11,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from .images import RetinalError, nearest
+from .images import check_name
 
 # %% ../nbs/20_losses.ipynb #cell-8
 def _float32(
@@ -82,11 +82,7 @@ def make_loss(
     "The sum of the named losses; `RetinalError` for a name that there is not."
     parts = [part.strip() for part in name.split("+")]
     for part in parts:
-        if part in LOSSES: continue
-        meant = nearest(part, LOSSES)
-        hint = f"did you mean '{meant}'? " if meant else ""
-        known = ", ".join(LOSSES)
-        raise RetinalError(f"There is no loss '{part}': {hint}choose from {known}, or several joined by '+'.")
+        check_name("loss", part, LOSSES)
     def loss(y_true, y_pred): return sum(LOSSES[part](y_true, y_pred) for part in parts)
     loss.__name__ = "+".join(parts)
     return loss

@@ -29,7 +29,7 @@ from . import datasets, patches
 from .cards import SCHEMA_VERSION, lesions_of, read_card, write_card
 from .datasets import Dataset, Example, Split, join_datasets, read_dataset, split_examples
 from .evaluation import evaluate_classifier, evaluate_segmentation, plot_example, plot_precision_recall, save_figure
-from .images import LESIONS, RetinalError, nearest, printable, read_mask, read_photo, writing, write_png
+from .images import LESIONS, RetinalError, check_name, printable, read_mask, read_photo, writing, write_png
 from .inference import classify_prepared, segment_prepared
 from .leakage import Pair, find_same_eyes, guard, merge_eyes, read_signatures
 from .metrics import PixelHistogram, average_precision, best_threshold, coarsen, pixel_histogram, quantize, roc_auc
@@ -149,26 +149,19 @@ def settings_for(stage:type, # `Stage1` or `Stage2`
     "Check every name and value, and fill in the preset. Raises `RetinalError` with the nearest right word."
     types = {field.name: str(field.type) for field in fields(stage)}
     name_of_stage = "stage 1" if stage is Stage1 else "stage 2"
-    for name in parameters:
-        if name not in types: raise RetinalError(f"There is no parameter {name!r} in {name_of_stage}{_hint(name, types)}")
+    for name in parameters: check_name(f"parameter of {name_of_stage}", name, types)
     given = {name: _checked(name, value, types[name]) for name, value in parameters.items() if value is not None}
     settings = stage(**given)
     preset = PRESETS[settings.preset]["stage1" if stage is Stage1 else "stage2"]
     return replace(settings, **{name: value for name, value in preset.items() if getattr(settings, name) is None})
 
-def _hint(word:object, words:Sequence[str]) -> str:
-    "', did you mean ...' and the choices, where they are few."
-    close = nearest(str(word), list(words))
-    return f"; did you mean {close!r}?" if close else f"; choose one of {', '.join(words)}."
-
 # %% ../nbs/33_runs.ipynb #cell-10
 def _checked(name:str, value:object, type_name:str) -> object:
     "The value in its type, if it is one that the parameter can have."
     if name in ("data",):
-        for part in str(value).split("+"):
-            if part not in DATA_SETS: raise RetinalError(f"There is no data set {part!r}{_hint(part, DATA_SETS)}")
+        for part in str(value).split("+"): check_name("data set", part, DATA_SETS)
     if name == "lesion": return _checked_lesions(str(value))
-    if name in _CHOICES and value not in _CHOICES[name]: raise RetinalError(f"{name} cannot be {value!r}{_hint(value, _CHOICES[name])}")
+    if name in _CHOICES: check_name(name, value, _CHOICES[name])
     if name == "loss": _check_loss(value)
     if "bool" in type_name:
         if not isinstance(value, bool): raise RetinalError(f"{name} is {value!r}; give true or false.")
@@ -187,7 +180,7 @@ def _checked_lesions(text:str) -> str:
     "One lesion, or several in the order of `LESIONS`, joined with +."
     parts = list(LESIONS) if text == "all" else text.split("+")
     for part in parts:
-        if part not in LESIONS: raise RetinalError(f"lesion cannot be {part!r}{_hint(part, (*LESIONS, 'all'))}")
+        if part not in LESIONS: check_name("lesion", part, (*LESIONS, "all"))
     return "+".join(lesion for lesion in LESIONS if lesion in parts)
 
 def _check_loss(value:object) -> None:
@@ -240,7 +233,7 @@ def open_data(data:str="synthetic", # see `Stage1`
 
 def _open_one(name:str, root:str|Path|None, csv:str|Path|None) -> Dataset:
     "One data set, phantoms drawn where there are none yet."
-    if name not in DATA_SETS: raise RetinalError(f"There is no data set {name!r}{_hint(name, DATA_SETS)}")
+    check_name("data set", name, DATA_SETS)
     if name == "synthetic": return read_dataset("folder", write_synthetic(root or Path("data")/"synthetic", **_PHANTOMS))
     if root is None: raise RetinalError(f"data is {name!r}; give its folder as data_root.")
     return read_dataset(name, root, csv)

@@ -12,8 +12,8 @@ from math import log
 import keras
 from keras import layers
 
-from .encoders import build_encoder, check_name, convolution, encoder_of
-from .images import RetinalError
+from .encoders import build_encoder, convolution, encoder_of
+from .images import RetinalError, check_name
 
 # %% ../nbs/13_segmenter.ipynb #cell-5
 def decoder_block(

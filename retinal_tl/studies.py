@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARM_COLORS', 'PUBLISHED_STAGE1', 'PUBLISHED_STAGE2', 'PUBLISHED_OTHERS', 'PAPER', 'OTHERS', 'Tables', 'Transfer',
            'study_parameters', 'several', 'Job', 'table_jobs', 'transfer_jobs', 'find_runs', 'say_plan', 'train_jobs',
-           'provenance', 'write_results', 'read_results', 'seeds_interval', 'read_histograms', 'bootstrap_means',
+           'provenance', 'write_results', 'read_results', 'seeds_interval', 'read_histograms', 'photos_interval',
            'transfer_rows', 'compare_arms', 'times_to_target', 'run_transfer', 'plot_learning', 'plot_photos',
            'plot_attention', 'comparisons_table', 'times_table', 'published_rows', 'table_rows', 'paper_table',
            'plot_overlays', 'run_overlays', 'run_tables']
@@ -29,8 +29,9 @@ from .cards import read_card
 from .evaluation import OUTCOME_COLORS, overlay, save_figure
 from .images import LESIONS, RetinalError, nearest, printable, read_mask, write_text
 from .inference import segment
-from .metrics import PixelHistogram, average_precision
+from .metrics import PixelHistogram
 from .runs import ENCODERS, TRANSFERS, Stage1, Stage2, open_data, photo_name, run_stage1, run_stage2, settings_for
+from .uncertainty import interval, paired_difference
 
 # %% ../nbs/34_studies.ipynb #cell-7
 @dataclass(frozen=True)
@@ -76,18 +77,18 @@ def study_parameters(study:type, # `Tables` or `Transfer`
     for name in [*given, *asked]:
         if name in _BY_STUDY: raise RetinalError(f"{name} is chosen by the study itself; leave it out.")
     for name in given:
-        if name not in _names(Stage1)+_names(Stage2): raise RetinalError(f"There is no parameter {name!r}{_meant(name, _names(study)+_names(Stage2)+_names(Stage1))}.")
+        if name not in _names(Stage1)+_names(Stage2): raise RetinalError(f"There is no parameter {name!r}{_meant(name, _names(study)+_names(Stage2)+_names(Stage1))}")
     for name in asked:
-        if name not in _names(Stage1): raise RetinalError(f"There is no parameter {'stage1_'+name!r}{_meant(name, _names(Stage1), 'stage1_')}.")
+        if name not in _names(Stage1): raise RetinalError(f"There is no parameter {'stage1_'+name!r}{_meant(name, _names(Stage1), 'stage1_')}")
     second = {name: value for name, value in given.items() if name in _names(Stage2)}
     inherited = {name: value for name, value in given.items() if name in _BOTH or name not in _names(Stage2)}
     if any(name in asked for name in _DATA): inherited = {name: value for name, value in inherited.items() if name not in _DATA}
     return _checked_study(study(**own)), inherited | asked, second
 
-def _meant(word:str, words:Sequence[str], prefix:str="") -> str:
-    "', did you mean ...', where there is a near word."
+def _meant(word:str, words:Sequence[str], prefix:str="", otherwise:str=".") -> str:
+    "The end of a message: '; did you mean ...?' where there is a near word."
     close = nearest(word, list(words))
-    return f"; did you mean {prefix+close!r}?" if close else ""
+    return f"; did you mean {prefix+close!r}?" if close else otherwise
 
 def several(value:object, # words joined with +
             choices:Sequence[str]|None=None, # words that there are; none: whole numbers above 0
@@ -97,7 +98,7 @@ def several(value:object, # words joined with +
     words = list(dict.fromkeys(word.strip() for word in str(value).split("+") if word.strip()))
     for word in words:
         if choices is None and not (word.isdigit() and int(word)): raise RetinalError(f"{name} has {word!r}; give whole numbers above 0, joined with +.")
-        if choices is not None and word not in choices: raise RetinalError(f"{name} cannot have {word!r}{_meant(word, choices) or f'; choose of {chr(44).join(choices)}'}.")
+        if choices is not None and word not in choices: raise RetinalError(f"{name} cannot have {word!r}{_meant(word, choices, otherwise='; choose from '+', '.join(choices)+'.')}")
     return words if choices is not None else sorted(map(int, words))
 
 def _checked_study(study):
@@ -318,26 +319,15 @@ def read_histograms(run:str|Path, # folder of a finished run of stage 2
             return {str(name): PixelHistogram(counts, kept["levels"]) for name, counts in zip(kept["names"], kept["counts"])}
     except (OSError, ValueError, KeyError): return None
 
-def bootstrap_means(histograms:Sequence[Mapping[str, PixelHistogram]], # of each run: photo name → histogram; the same photographs in each
+def photos_interval(runs:Sequence[Mapping[str, PixelHistogram]|None], # of each seed: photo name → histogram
+                    against:Sequence[Mapping[str, PixelHistogram]|None]=(), # of the other arm; none: the mean itself
                     n:int=1000, # number of drawings
-                    seed:int=0, # the same seed and photographs: the same drawings
-                    ) -> np.ndarray: # (n,) pooled AUPR of the drawn photographs, averaged over the runs; nan where no lesion was drawn
-    "Bootstrap over photographs of a mean over runs."
-    names = sorted(histograms[0])
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1/len(names)), size=n).astype(float)
-    total = np.zeros(n)
-    for run in histograms:
-        if sorted(run) != names: raise RetinalError("Runs that were measured on different photographs cannot be compared; give them the same data and split_seed.")
-        levels, counts = run[names[0]].levels, np.stack([run[name].counts.ravel() for name in names]).astype(float)
-        for rows in np.array_split(np.arange(n), max(1, n//100)):
-            pooled = (drawn[rows] @ counts).reshape(len(rows), 2, -1)
-            total[rows] += [average_precision(PixelHistogram(one, levels)) for one in pooled]
-    return total/len(histograms)
-
-def _middle(draws:np.ndarray|None) -> list[float]|None:
-    "The middle 95 % of drawings."
-    if draws is None or np.isnan(draws).all(): return None
-    return [float(value) for value in np.nanquantile(draws, (0.025, 0.975))]
+                    ) -> list[float]|None: # low, high; none where a run has kept no histograms, or the photographs cannot say
+    "95 % interval over photographs of a mean AUPR over seeds, or of the difference of two."
+    if None in runs or None in against: return None
+    found = paired_difference(runs, against, n=n) if against else None
+    low, high = (found.low, found.high) if found else interval(runs, n=n)
+    return None if math.isnan(low) or (low, high) == (0, 1) else [low, high]
 
 # %% ../nbs/34_studies.ipynb #cell-32
 def transfer_rows(runs:Mapping[str, Path], # name of each job → its finished run folder
@@ -369,28 +359,26 @@ def compare_arms(rows:Sequence[Mapping[str, object]], # of `transfer_rows`
                  n:int=1000, # drawings of photographs
                  ) -> list[dict]: # one for each mean and each difference
     "Means over seeds and paired differences, with intervals over seeds and over photographs."
-    groups, draws, found = {}, {}, []
+    groups, counted, found = {}, {}, []
     for row in rows:
-        if row["measured"] == "at the end": groups.setdefault((row["encoder"], row["all_photos"], row["photos"], row["arm"]), {})[row["seed"]] = row
-    for key, group in groups.items():
-        counted = [histograms(row["run"]) for row in group.values()]
-        draws[key] = None if None in counted else bootstrap_means(counted, n)
-        found.append(_comparison(key, group, draws[key]))
+        if row["measured"] != "at the end": continue
+        groups.setdefault((row["encoder"], row["all_photos"], row["photos"], row["arm"]), {})[row["seed"]] = row
+        counted[row["run"]] = histograms(row["run"])
+    for key, group in groups.items(): found.append(_comparison(key, group, counted, n))
     for key, group in groups.items():
         encoder, all_photos, photos, arm = key
         for against in ((encoder, all_photos, photos, "scratch"), (encoder.removesuffix("_cbam"), all_photos, photos, arm)):
-            if against == key or against not in groups: continue
-            both = None if draws[key] is None or draws[against] is None else draws[key]-draws[against]
-            found.append(_comparison(key, group, both, against, groups[against]))
+            if against != key and against in groups: found.append(_comparison(key, group, counted, n, "scratch" if against[0] == encoder else "without CBAM", groups[against]))
     return found
 
-def _comparison(key:tuple, group:Mapping[int, Mapping], draws:np.ndarray|None, against:tuple|None=None, other:Mapping[int, Mapping]|None=None) -> dict:
+def _comparison(key:tuple, group:Mapping[int, Mapping], counted:Mapping[str, Mapping|None], n:int, minus:str|None=None, other:Mapping[int, Mapping]|None=None) -> dict:
     "A mean over seeds, or that of the differences to another group."
     seeds = [seed for seed in group if other is None or seed in other]
     values = [group[seed]["aupr"]-(other[seed]["aupr"] if other else 0) for seed in seeds]
+    sides = [[counted[side[seed]["run"]] for seed in seeds] for side in (group, other) if side]
     encoder, all_photos, photos, arm = key
-    minus = None if against is None else "scratch" if against[0] == encoder else "without CBAM"
-    return dict(encoder=encoder, arm=arm, photos=photos, all_photos=all_photos, minus=minus, seeds=seeds, aupr=float(np.mean(values)), seeds_interval=seeds_interval(values), photos_interval=_middle(draws))
+    return dict(encoder=encoder, arm=arm, photos=photos, all_photos=all_photos, minus=minus, seeds=seeds, aupr=float(np.mean(values)), seeds_interval=seeds_interval(values),
+                photos_interval=photos_interval(*sides, n=n) if seeds else None)
 
 # %% ../nbs/34_studies.ipynb #cell-36
 def times_to_target(rows:Sequence[Mapping[str, object]], # of `transfer_rows`

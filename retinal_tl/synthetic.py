@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .images import LESIONS, RetinalError, nearest, printable, write_png, write_text, writing
+from .images import LESIONS, RetinalError, check_name, printable, write_png, write_text, writing
 
 # %% ../nbs/04_synthetic.ipynb #cell-7
 @dataclass(frozen=True)
@@ -729,15 +729,8 @@ def _check(seed, size, lesions, style):
     if seed < 0: raise RetinalError(f"The seed of a phantom is a whole number from 0 on, not {seed}.")
     if not 128 <= size <= 4096: raise RetinalError(f"A phantom of {size} pixels is not drawn; choose from 128 to 4096.")
     if isinstance(lesions, str): raise RetinalError(f"The lesions are a tuple of names; write ({lesions!r},).")
-    for lesion in lesions or (): _check_name("lesion", lesion, LESIONS)
-    if style is not None: _check_name("style", style, STYLES)
-
-def _check_name(what, name, names):
-    "Raise `RetinalError` for a name that is not among the names."
-    if name in names: return
-    guess = nearest(name, names)
-    advice = f"did you mean {guess!r}?" if guess else f"choose from {', '.join(names)}."
-    raise RetinalError(f"There is no {what} {name!r}; {advice}")
+    for lesion in lesions or (): check_name("lesion", lesion, LESIONS)
+    if style is not None: check_name("style", style, STYLES)
 
 def phantom(
     seed:int, # 0 or more; the same seed gives the same bits

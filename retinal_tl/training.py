@@ -24,7 +24,7 @@ import numpy as np
 
 from .cards import file_digest, lesions_of, read_card
 from .classifier import build_classifier
-from .images import RetinalError, nearest, printable, write_text, writing
+from .images import RetinalError, check_name, printable, write_text, writing
 from .losses import make_loss
 from .segmenter import build_segmenter
 
@@ -47,8 +47,7 @@ class Recipe:
 
     def __post_init__(self):
         for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            value = getattr(self, name)
-            if value not in choices: raise RetinalError(f"There is no {name} {value!r}; did you mean {nearest(value, choices) or choices[0]!r}?")
+            check_name(name, getattr(self, name), choices)
         for name in ("epochs", "steps_per_epoch", "batch_size", "patience", "learning_rate"):
             if not getattr(self, name) > 0: raise RetinalError(f"{name} is {getattr(self, name)}; give a number above 0.")
 

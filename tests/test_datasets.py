@@ -260,7 +260,7 @@ def test_wrong_folder(tmp_path, name):
 
 
 def test_unknown_name(tmp_path):
-    with pytest.raises(RetinalError, match="did you mean eophtha"): read_dataset("e-ophtha", tmp_path)
+    with pytest.raises(RetinalError, match="did you mean 'eophtha'"): read_dataset("e-ophtha", tmp_path)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
