@@ -392,9 +392,10 @@ def run_command(
 
 def _run_directly(stage, parameters):
     "The same run without Jupyter."
-    try: from retinal_tl import runs
-    except ImportError as error: raise _lacking(error) from None
-    try: getattr(runs, f"run_{stage}")(**parameters)
+    try:
+        if stage.startswith("stage"): from retinal_tl import runs as module
+        else: from retinal_tl import studies as module
+        getattr(module, f"run_{stage}")(**parameters)
     except ImportError as error: raise _lacking(error) from None
 
 def _lacking(error):
@@ -519,9 +520,10 @@ def _add_check_data(commands):
     parser.set_defaults(work=check_data_command)
 
 def _add_run(commands):
-    parser = commands.add_parser("run", help="train: stage1 or stage2", description=(
+    parser = commands.add_parser("run", help="train: stage1, stage2, or a study of many: tables, transfer", description=(
         "Execute a run's notebook with papermill, or its function with --no-notebook. Example: retinal_tl run stage2 -p lesion exudates"))
-    parser.add_argument("stage", choices=("stage1", "stage2"), help="stage1 trains the classifier, stage2 the segmenter")
+    parser.add_argument("stage", choices=("stage1", "stage2", "tables", "transfer"),
+                        help="stage1 trains the classifier, stage2 the segmenter; tables and transfer train what the paper's tables and the transfer study need")
     parser.add_argument("-p", "--parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                         help="a parameter of the run; repeat it for others")
     where = parser.add_mutually_exclusive_group()

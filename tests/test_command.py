@@ -366,10 +366,11 @@ def test_run_without_the_training_extra(place, monkeypatch, capsys, arguments, n
     assert f"needs the package {name}" in (errors := capsys.readouterr().err) and "pip install 'retinal_tl[train]'" in errors
 
 
-def test_run_without_a_notebook(place, monkeypatch):
+@pytest.mark.parametrize("stage, module", [("stage2", "runs"), ("transfer", "studies"), ("tables", "studies")])
+def test_run_without_a_notebook(place, monkeypatch, stage, module):
     given = {}
-    monkeypatch.setattr("retinal_tl.runs", SimpleNamespace(run_stage2=lambda **parameters: given.update(parameters)), raising=False)
-    assert main(["run", "stage2", "--no-notebook", "-p", "width", "0.25", "-p", "data", "idrid+eophtha", "-p", "stage1_run", "none"]) == 0
+    monkeypatch.setattr(f"retinal_tl.{module}", SimpleNamespace(**{f"run_{stage}": lambda **parameters: given.update(parameters)}), raising=False)
+    assert main(["run", stage, "--no-notebook", "-p", "width", "0.25", "-p", "data", "idrid+eophtha", "-p", "stage1_run", "none"]) == 0
     assert given == dict(width=0.25, data="idrid+eophtha", stage1_run=None)
 
 
