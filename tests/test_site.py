@@ -112,6 +112,21 @@ def test_numbers_are_taken_off_links_alone():
     assert docs.plain_links(text) == "[cards](../cards.ipynb#the-card) are in `nbs/06_cards.ipynb`, see [the first run](run_stage1.ipynb)"
 
 
+def test_lines_of_code_stand_alone():
+    code = 'x <span class="op">=</span> <span class="st">"""a\n  b"""</span>\nretinal_tl run <span class="co"># of [`train`](./training.html#train)</span> -p data'
+    lines = docs.set_lines(code).split("\n")
+    assert len(lines) == 3 and all(line.count("<span") == line.count("</span>") and line.startswith('<span class="line"') for line in lines)
+    assert "--indent: 2ch" in lines[1] and '<span class="st">  b' in lines[1]
+    assert '<a href="./training.html#train">train</a>' in lines[2] and '<span class="option">-p</span>' in lines[2]
+
+
+def test_what_was_printed_in_pieces_is_one_output():
+    def printed(text, name="stdout"): return dict(output_type="stream", name=name, text=[text])
+    figure = dict(output_type="display_data", data={})
+    outputs = docs.joined([printed("a\n"), printed("b\n"), figure, printed("c\n"), printed("d\n", "stderr")])
+    assert [output.get("text") for output in outputs] == ["a\nb\n", None, ["c\n"], ["d\n"]]
+
+
 def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site):
     assert docs.broken_links(site) == []
 
@@ -132,6 +147,15 @@ def test_equations_are_drawn_without_a_program(pages):
     left = [name for name, text in pages.items() if re.search(r'class="math |katex|\\\(|MathJax', text)]
     assert not left, f"{', '.join(left)}: an equation is still TeX"
     assert any("<math" in text for text in pages.values())
+
+
+def test_records_show_what_their_fields_mean(pages):
+    text = re.sub(r"<[^>]*>", "", pages["runs.html"])
+    assert "patch_size:int | None=None, #" in text and "# one of `ENCODERS`" in text
+
+
+def test_lesions_are_not_linked_to_the_functions_that_draw_them(pages):
+    assert not [name for name, text in pages.items() if name != "synthetic.html" and "synthetic.html#hemorrhages" in text]
 
 
 def test_mentioned_functions_are_links(pages):

@@ -7,13 +7,16 @@ link is checked: the exit status is 1 if one leads nowhere.
 """
 import html
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from functools import cache
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,7 +24,10 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(?<![\w.-])\d+[a-zA-Z]?_(?=[\w-]+\.(?:ipynb|html)\b)")  # `10_` of `10_cbam.ipynb`
+# what nbdev takes for functions of other pages, although the prose means the lesions, a word in a card or a folder of those names
+NO_FUNCTION = re.compile(r"\[(`(?:exudates|hemorrhages|microaneurysms|soft_exudates|photograph|train|Eye)`)\]\(\S*?(\w+)\.html[^)]*\)")
 KATEX = re.compile(r"<(?:link|script)[^>]*katex[^>]*>(?:</script>)?|<script>[^<]*renderMathInElement[^<]*</script>", re.S)
+CODE = re.compile(r'(<pre[^>]*><code class="sourceCode[^>]*>)(.*?)(</code></pre>)', re.S)
 MATH = re.compile(r'<span class="math (inline|display)">\s*\\[(\[](.*?)\\[)\]]\s*</span>', re.S)
 
 
@@ -30,6 +36,7 @@ def process_notebooks() -> None:
     from nbdev.config import get_config
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
+    multiprocessing.set_start_method("spawn", force=True)  # nbdev has threads by now, and a fork of them may wait for ever
     os.chdir(REPOSITORY/"nbs")  # where the notebooks are executed in the tests as well
     refresh_quarto_yml()
     mend_pages(proc_nbs(force=True), get_config().doc_host + get_config().doc_baseurl)
@@ -40,6 +47,24 @@ def plain_links(text: str) -> str:
     return re.sub(r"\]\([^)\s]*\)", lambda match: NUMBER.sub("", match[0]), text)
 
 
+def joined(outputs: list[dict]) -> list[dict]:
+    """Outputs in which what was printed piece by piece is one piece again."""
+    kept = []
+    for output in outputs:
+        if kept and output["output_type"] == "stream" == kept[-1]["output_type"] and output["name"] == kept[-1]["name"]:
+            kept[-1] = kept[-1] | dict(text="".join(kept[-1]["text"]) + "".join(output["text"]))
+        else: kept.append(output)
+    return kept
+
+
+def with_fields(text: str, module: str, name: str) -> str:
+    """What nbdev shows of a dataclass, with the comments of its fields: nbdev defines it anew, where its source cannot be read."""
+    from fastcore.docments import DocmentText
+    thing = getattr(import_module(f"retinal_tl.{module}"), name)
+    if not is_dataclass(thing): return text
+    return re.sub(r"```python\n.*?```", lambda _: f"```python\n{DocmentText(thing, docstring=False)}\n```", text, count=1, flags=re.S)
+
+
 def mend_pages(
     pages: Path,  # the folder of processed notebooks
     address: str,  # of the published site, with which nbdev's links begin
@@ -48,15 +73,19 @@ def mend_pages(
     for path in [*pages.rglob("*.ipynb")]:
         up = "../"*(len(path.relative_to(pages).parts) - 1) or "./"
         notebook = json.loads(path.read_text(encoding="utf-8"))
+        def keep(match, name=NUMBER.sub("", path.name)[:-6]): return match[0] if match[2] == name else match[1]
         for cell in notebook["cells"]:
             source = "".join(cell["source"]).replace(f"]({address}/", f"]({up}")
-            if cell["cell_type"] == "markdown": source = plain_links(source)
+            if cell["cell_type"] == "markdown": source = NO_FUNCTION.sub(keep, plain_links(source))
             if cell["cell_type"] == "raw": source = re.sub(r"^output-file:.*\n", "", source, flags=re.M)
             cell["source"] = source
+            if "outputs" in cell: cell["outputs"] = joined(cell["outputs"])
             for output in cell.get("outputs", []):
                 data = output.get("data", {})
                 for kind in {"text/html", "text/markdown"} & set(data):
-                    data[kind] = "".join(data[kind]).replace(f"]({address}/", f"]({up}").replace(f'"{address}/', f'"{up}')
+                    text = "".join(data[kind]).replace(f"]({address}/", f"]({up}").replace(f'"{address}/', f'"{up}')
+                    if shown := re.search(r"^show_doc\((\w+)\)", source, re.M): text = with_fields(text, NUMBER.sub("", path.name)[:-6], shown[1])
+                    data[kind] = NO_FUNCTION.sub(keep, text)
         path.with_name(NUMBER.sub("", path.name)).write_text(json.dumps(notebook), encoding="utf-8")
         if NUMBER.match(path.name): path.unlink()
     settings = pages/"_quarto.yml"
@@ -93,10 +122,28 @@ def mathml(formula: str, display: bool) -> str:
     return convert(html.unescape(formula), display="block" if display else "inline")
 
 
+def set_lines(code: str) -> str:
+    """Highlighted code with each line in an element of its own, as Quarto writes it, so that the style can set in what follows a break.
+
+    nbdev's links in the comments of a signature become links; an option such as `-p` is not broken after its hyphen."""
+    code = re.sub(r"\[`([^`\]]*)`\]\(([^)\s]*)\)", r'<a href="\2">\1</a>', code)
+    code = re.sub(r"(?<![^\s>])--?[a-z][\w-]*(?![^<]*>)", r'<span class="option">\g<0></span>', code)
+    lines, opened = [], []  # opened: the tags of the elements, a string of several lines say, that the line before left open
+    for line in code.split("\n"):
+        start, indent = "".join(opened), len(re.match(r" *", re.sub(r"<[^>]*>", "", line))[0])
+        for tag in re.findall(r"<[^>]*>", line):
+            if tag.startswith("</"): opened.pop()
+            else: opened.append(tag)
+        ends = "".join(f"</{re.match(r'<([a-z0-9]+)', tag)[1]}>" for tag in reversed(opened))
+        lines.append(f'<span class="line" style="--indent: {indent}ch">{start}{line}{ends}</span>')
+    return "\n".join(lines)
+
+
 def mend_site(site: Path) -> None:
-    """Draw the equations, and load nothing from the network."""
+    """Draw the equations, set the lines of code, and load nothing from the network."""
     for path in site.rglob("*.html"):
         text = MATH.sub(lambda match: mathml(match[2], match[1] == "display"), path.read_text(encoding="utf-8"))
+        text = CODE.sub(lambda match: match[1] + set_lines(match[2]) + match[3], text)
         path.write_text(KATEX.sub("", text), encoding="utf-8")
     for path in site.rglob("*.css"):
         text = path.read_text(encoding="utf-8")
