@@ -180,7 +180,7 @@ def eleven_point_aupr(
     called = np.searchsorted(histogram.levels, first_above)
     background, lesion = np.stack([histogram.counts[:, start:].sum(axis=1) for start in called], axis=1)
     precision = np.nan_to_num(_ratio(lesion, lesion + background), nan=1.0)
-    return float(-np.trapezoid(precision, _ratio(lesion, np.full(11, histogram.lesion))))
+    return float(-np.trapezoid(precision, _ratio(lesion, np.full(11, histogram.lesion)))) + 0.0 # 0, not -0, of an empty map
 
 # %% ../nbs/21_metrics.ipynb #cell-45
 def roc_auc(
