@@ -16,6 +16,7 @@ import numpy as np
 import retinal_tl.segmenter
 from retinal_tl.cards import read_card
 from retinal_tl.encoders import encoder_of
+from retinal_tl.metrics import average_precision
 from retinal_tl.runs import run_stage1, run_stage2
 from retinal_tl.studies import Transfer, photos_interval, read_histograms, read_results, seeds_interval, study_parameters, transfer_jobs
 
@@ -72,18 +73,21 @@ def train(idea: str, seed: int, stage1: dict, stage2: dict, classifier: str, run
 
 
 def row(idea: str, folders: list[Path], scratch: list[Path]) -> dict:
-    """What an idea gives, against `scratch` with the same seeds."""
-    cards, others = ([read_card(folder) for folder in some] for some in (folders, scratch))
-    assert all(one["split"] == other["split"] for one, other in zip(cards, others))
-    figure = lambda some: np.array([card["metrics"]["validation"]["aupr"] for card in some])
+    """What an idea gives, against `scratch` with the same seeds, on the photographs that neither has learned from.
+
+    Those are not always all: which eyes may be judged depends on the photographs of stage 1 as well. AUPR is that of the coarse histograms that runs keep.
+    """
+    cards = [read_card(folder) for folder in folders]
+    sides = [[read_histograms(folder) for folder in some] for some in (folders, scratch)]
+    names = sorted(set.intersection(*(set(run) for side in sides for run in side)))
+    sides = [[{name: run[name] for name in names} for run in side] for side in sides]
+    aupr, without = (np.array([average_precision(sum(run.values())) for run in side]) for side in sides)
     classifiers = [next(parent for parent in card["parents"] if parent["kind"] == "classifier") for card in cards]
-    low, high = photos_interval(*([read_histograms(folder) for folder in some] for some in (folders, scratch)))
-    seeds_low, seeds_high = seeds_interval(figure(cards)-figure(others)) or (None, None)
+    (low, high), (seeds_low, seeds_high) = photos_interval(*sides), seeds_interval(aupr-without)
     minutes = [sum(parent["training"]["seconds"] for parent in card["parents"] if parent["kind"] == "segmenter")+card["training"]["seconds"] for card in cards]
-    return dict(idea=idea, arm=cards[0]["transfer"], photos=len(cards[0]["split"]["validation"]), seeds=len(cards), scratch=figure(others).mean(), aupr=figure(cards).mean(),
-                gain=(figure(cards)-figure(others)).mean(), low=low, high=high, seeds_low=seeds_low, seeds_high=seeds_high,
-                stage1_auc=np.mean([one["metrics"]["validation"]["auc"] for one in classifiers]), stage1_minutes=np.mean([one["training"]["seconds"] for one in classifiers])/60,
-                stage2_minutes=np.mean(minutes)/60)
+    return dict(idea=idea, arm=cards[0]["transfer"], photos=len(names), seeds=len(cards), scratch=without.mean(), aupr=aupr.mean(), gain=(aupr-without).mean(), low=low, high=high,
+                seeds_low=seeds_low, seeds_high=seeds_high, stage1_auc=np.mean([one["metrics"]["validation"]["auc"] for one in classifiers]),
+                stage1_minutes=np.mean([one["training"]["seconds"] for one in classifiers])/60, stage2_minutes=np.mean(minutes)/60)
 
 
 def main() -> None:
