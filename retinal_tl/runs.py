@@ -153,7 +153,15 @@ def settings_for(stage:type, # `Stage1` or `Stage2`
     given = {name: _checked(name, value, types[name]) for name, value in parameters.items() if value is not None}
     settings = stage(**given)
     preset = PRESETS[settings.preset]["stage1" if stage is Stage1 else "stage2"]
-    return replace(settings, **{name: value for name, value in preset.items() if getattr(settings, name) is None})
+    settings = replace(settings, **{name: value for name, value in preset.items() if getattr(settings, name) is None})
+    if stage is Stage2: _check_side(settings)
+    return settings
+
+def _check_side(settings:"Stage2") -> None:
+    "Raise for patches that the decoder could not put together again: an encoder halves them four times, ResNet50 five times."
+    multiple = 32 if settings.encoder.startswith("resnet") else 16
+    below = settings.patch_size//multiple*multiple
+    if below != settings.patch_size: raise RetinalError(f"patch_size is {settings.patch_size}; {settings.encoder} takes multiples of {multiple}, so give {below or multiple} or {below+multiple}.")
 
 # %% ../nbs/33_runs.ipynb #cell-10
 def _checked(name:str, value:object, type_name:str) -> object:
@@ -449,6 +457,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     stage1 = _find_stage1(settings, parameters, report)
     parent = None if stage1 is None else _stage1_card(stage1)
     if parent: settings = replace(settings, encoder=parent["encoder"], width=parent["width"])
+    _check_side(settings)
     if start: _check_start(start, settings)
     before = {folder: card for folder, card in ((stage1, parent), (settings.start_run, start)) if card} # what was learned before, and must not be judged on
     known = {name: signature for folder in before for name, signature in _kept_signatures(folder).items()}

@@ -3,7 +3,7 @@
     python tools/transfer_tried.py results/transfer_tried.csv --study results/transfer_idrid.json --runs runs/
 
 The study of `run_transfer` comes first: its runs of `scratch` are what is compared with, its parameters, split and seeds are taken, and its classifiers where the
-idea is not about the classifier. Each idea changes one thing. `--ideas` names some of them, `--seeds` some of the seeds; what is finished is not trained again.
+idea is not about the classifier; where it has other photographs for stage 1, other eyes may be judged, and `scratch` is trained anew. Each idea changes one thing. `--ideas` names some of them, `--seeds` some of the seeds; what is finished is not trained again.
 """
 import argparse
 import csv
@@ -16,7 +16,6 @@ import numpy as np
 import retinal_tl.segmenter
 from retinal_tl.cards import read_card
 from retinal_tl.encoders import encoder_of
-from retinal_tl.metrics import average_precision
 from retinal_tl.runs import run_stage1, run_stage2
 from retinal_tl.studies import Transfer, photos_interval, read_histograms, read_results, seeds_interval, study_parameters, transfer_jobs
 
@@ -53,9 +52,10 @@ IDEAS = {
 }
 
 
-def train(idea: str, seed: int, stage1: dict, stage2: dict, classifier: str, runs: Path) -> Path:
-    """The finished run of an idea and a seed."""
+def train(idea: str, seed: int, stage1: dict, stage2: dict, classifier: str, runs: Path, scratch: bool = False) -> Path:
+    """The finished run of an idea and a seed, or that of `scratch` beside it, with the same photographs."""
     arm, changes1, changes2, carry = IDEAS[idea]
+    if scratch: arm, changes2, carry = "scratch", {}, transfer_encoder
     place = runs/"tried"/idea.replace(" ", "_").replace(",", "")
     place.mkdir(parents=True, exist_ok=True)
     if not (place/"cache").exists(): (place/"cache").symlink_to(os.path.relpath(runs/"cache", place))
@@ -73,19 +73,14 @@ def train(idea: str, seed: int, stage1: dict, stage2: dict, classifier: str, run
 
 
 def row(idea: str, folders: list[Path], scratch: list[Path]) -> dict:
-    """What an idea gives, against `scratch` with the same seeds, on the photographs that neither has learned from.
-
-    Those are not always all: which eyes may be judged depends on the photographs of stage 1 as well. AUPR is that of the coarse histograms that runs keep.
-    """
+    """What an idea gives, against `scratch` with the same seeds and photographs."""
     cards = [read_card(folder) for folder in folders]
     sides = [[read_histograms(folder) for folder in some] for some in (folders, scratch)]
-    names = sorted(set.intersection(*(set(run) for side in sides for run in side)))
-    sides = [[{name: run[name] for name in names} for run in side] for side in sides]
-    aupr, without = (np.array([average_precision(sum(run.values())) for run in side]) for side in sides)
+    aupr, without = (np.array([read_card(folder)["metrics"]["validation"]["aupr"] for folder in some]) for some in (folders, scratch))
     classifiers = [next(parent for parent in card["parents"] if parent["kind"] == "classifier") for card in cards]
     (low, high), (seeds_low, seeds_high) = photos_interval(*sides), seeds_interval(aupr-without)
     minutes = [sum(parent["training"]["seconds"] for parent in card["parents"] if parent["kind"] == "segmenter")+card["training"]["seconds"] for card in cards]
-    return dict(idea=idea, arm=cards[0]["transfer"], photos=len(names), seeds=len(cards), scratch=without.mean(), aupr=aupr.mean(), gain=(aupr-without).mean(), low=low, high=high,
+    return dict(idea=idea, arm=cards[0]["transfer"], photos=len(sides[0][0]), seeds=len(cards), scratch=without.mean(), aupr=aupr.mean(), gain=(aupr-without).mean(), low=low, high=high,
                 seeds_low=seeds_low, seeds_high=seeds_high, stage1_auc=np.mean([one["metrics"]["validation"]["auc"] for one in classifiers]),
                 stage1_minutes=np.mean([one["training"]["seconds"] for one in classifiers])/60, stage2_minutes=np.mean(minutes)/60)
 
@@ -102,17 +97,19 @@ def main() -> None:
     study, stage1, stage2 = study_parameters(Transfer, origin["parameters"])
     folder = lambda name: given.runs/origin["runs"][name]["folder"]
     encoder = next(job.parameters["encoder"] for job in transfer_jobs(study, stage1, stage2))
-    finished = {idea: [] for idea in given.ideas}
+    finished = {idea: ([], []) for idea in given.ideas} # runs of the idea, and of scratch
     seeds = given.seeds or range(study.seed, study.seed+study.seeds)
     for idea in given.ideas:
         for seed in seeds:
             what = dict(encoder=encoder, seed=seed, split_seed=study.seed)
             asked = stage2 | what | dict(lesion=study.lesion, patience=stage2["epochs"])
-            finished[idea].append(folder(f"{study.lesion}, {encoder}, {IDEAS[idea][0]}, all photographs, seed {seed}") if idea.startswith("as the study") else
-                                  train(idea, seed, stage1 | what, asked, str(folder(f"stage 1, {encoder}, seed {seed}")), given.runs))
+            of_study = lambda arm: folder(f"{study.lesion}, {encoder}, {arm}, all photographs, seed {seed}")
+            trained = lambda scratch: train(idea, seed, stage1 | what, asked, str(folder(f"stage 1, {encoder}, seed {seed}")), given.runs, scratch)
+            own_split = "data" in (IDEAS[idea][1] or {}) # which eyes may be judged depends on those that stage 1 has seen
+            finished[idea][0].append(of_study(IDEAS[idea][0]) if idea.startswith("as the study") else trained(False))
+            finished[idea][1].append(trained(True) if own_split else of_study("scratch"))
     if given.seeds: return
-    scratch = [folder(f"{study.lesion}, {encoder}, scratch, all photographs, seed {seed}") for seed in seeds]
-    rows = [row(idea, folders, scratch) for idea, folders in finished.items()]
+    rows = [row(idea, *sides) for idea, sides in finished.items()]
     with open(given.table, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
