@@ -272,7 +272,7 @@ def test_runs_that_are_refused(tmp_path):
     out = tmp_path/"out"
     assert "no such run" in refusal(tmp_path/"absent", "onnx", out)
     assert "did you mean 'litert'?" in refusal(tmp_path/"absent", "litert2", out)
-    assert "choose one of onnx, litert, saved_model" in refusal(tmp_path/"absent", "pickle", out)
+    assert "choose from onnx, litert, saved_model" in refusal(tmp_path/"absent", "pickle", out)
     run = write_toy_run(tmp_path/"run")
     assert "holds no model.keras" in refusal(run, "litert", out)
     contents = (run/"model.onnx").read_bytes()

@@ -46,6 +46,13 @@ def write(path, source, text):
     return path
 
 
+def test_pieces_of_what_was_printed_are_one():
+    printed = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in (("stdout", "one "), ("stderr", "warning"), ("stdout", "line\n"))]
+    picture = nbformat.v4.new_output("display_data", data={"text/plain": "a picture"})
+    last = nbformat.v4.new_output("stream", name="stdout", text="end")
+    assert [output.get("text") for output in outputs.joined([*printed, picture, last])] == ["one line\n", None, "end"]
+
+
 def test_a_stale_output_is_noticed_and_times_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(outputs, "REPOSITORY", tmp_path)
     path = write(tmp_path/"a.ipynb", "print('old value', 2.5, 'in 3 s, in /tmp/other/place')", "old value 2.4 in 12 s, in /tmp/some/place\n")

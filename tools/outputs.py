@@ -68,18 +68,28 @@ def execute(path: Path):
     for cell, source in zip(left_out, sources): cell.source = source
     for cell in notebook.cells:
         if cell.cell_type != "code": continue
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = joined(cell.outputs)
         for output in cell.outputs:
             if "image/png" in output.get("data", {}): output.data["image/png"] = lighter(output.data["image/png"])
     return notebook
 
 
+def joined(outputs: list) -> list:
+    """The outputs without the error stream, and what was printed in pieces as one: where a kernel cuts it is chance."""
+    whole = []
+    for output in outputs:
+        if output.get("name") == "stderr": continue
+        if whole and output.get("name") == whole[-1].get("name") == "stdout": whole[-1].text = "".join(whole[-1].text)+"".join(output.text)
+        else: whole.append(output)
+    return whole
+
+
 def text_of(cell) -> str:
     """What a code cell says in text, without what differs from run to run."""
     texts = []
-    for output in cell.get("outputs", []):
+    for output in joined(cell.get("outputs", [])):
         data = output.get("data", {})
-        if output.get("name") == "stderr" or "image/png" in data: continue
+        if "image/png" in data: continue
         texts.append("".join(output.get("text") or data.get("text/markdown") or data.get("text/plain") or ""))
     text = "\n".join(part.rstrip() for part in texts)
     for pattern, name in VARIES: text = re.sub(pattern, name, text)
