@@ -157,7 +157,7 @@ def settings_for(stage:type, # `Stage1` or `Stage2`
     if stage is Stage2: _check_side(settings)
     return settings
 
-def _check_side(settings:"Stage2") -> None:
+def _check_side(settings:Stage2) -> None:
     "Raise for patches that the decoder could not put together again: an encoder halves them four times, ResNet50 five times."
     multiple = 32 if settings.encoder.startswith("resnet") else 16
     below = settings.patch_size//multiple*multiple
@@ -186,10 +186,9 @@ def _checked(name:str, value:object, type_name:str) -> object:
 
 def _checked_lesions(text:str) -> str:
     "One lesion, or several in the order of `LESIONS`, joined with +."
-    parts = list(LESIONS) if text == "all" else text.split("+")
-    for part in parts:
-        if part not in LESIONS: check_name("lesion", part, (*LESIONS, "all"))
-    return "+".join(lesion for lesion in LESIONS if lesion in parts)
+    parts = text.split("+")
+    for part in parts: check_name("lesion", part, (*LESIONS, "all"))
+    return "+".join(lesion for lesion in LESIONS if lesion in parts or "all" in parts)
 
 def _check_loss(value:object) -> None:
     "Raise for a loss that `make_loss` does not know, without a batch to try it on."
@@ -633,7 +632,7 @@ def _hardware() -> str:
     if keras.backend.backend() == "jax":
         import jax
         if jax.default_backend() != "cpu": return f"{jax.devices()[0].device_kind}, {_cores()} cores of {model}"
-    return f"CPU, {_cores()} core{'s'[:_cores() > 1]} of {model}"
+    return f"CPU, {_cores()} core{'' if _cores() == 1 else 's'} of {model}"
 
 def _cores() -> int:
     "How many cores this process may use, which `taskset` or a container can make fewer than there are."

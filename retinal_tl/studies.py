@@ -27,7 +27,7 @@ import numpy as np
 
 from .cards import read_card
 from .evaluation import OUTCOME_COLORS, overlay, save_figure
-from .images import LESIONS, RetinalError, nearest, printable, read_mask, write_text
+from .images import LESIONS, RetinalError, check_name, printable, read_mask, write_text
 from .inference import segment
 from .metrics import PixelHistogram
 from .runs import ENCODERS, TRANSFERS, Stage1, Stage2, open_data, photo_name, run_stage1, run_stage2, settings_for
@@ -76,19 +76,12 @@ def study_parameters(study:type, # `Tables` or `Transfer`
     asked = {name.removeprefix("stage1_"): given.pop(name) for name in list(given) if name.startswith("stage1_") and name != "stage1_run"}
     for name in [*given, *asked]:
         if name in _BY_STUDY: raise RetinalError(f"{name} is chosen by the study itself; leave it out.")
-    for name in given:
-        if name not in _names(Stage1)+_names(Stage2): raise RetinalError(f"There is no parameter {name!r}{_meant(name, _names(study)+_names(Stage2)+_names(Stage1))}")
-    for name in asked:
-        if name not in _names(Stage1): raise RetinalError(f"There is no parameter {'stage1_'+name!r}{_meant(name, _names(Stage1), 'stage1_')}")
+    for name in given: check_name("parameter", name, _names(study)+_names(Stage2)+_names(Stage1))
+    for name in asked: check_name("parameter", "stage1_"+name, ["stage1_"+known for known in _names(Stage1)])
     second = {name: value for name, value in given.items() if name in _names(Stage2)}
     inherited = {name: value for name, value in given.items() if name in _BOTH or name not in _names(Stage2)}
     if any(name in asked for name in _DATA): inherited = {name: value for name, value in inherited.items() if name not in _DATA}
     return _checked_study(study(**own)), inherited | asked, second
-
-def _meant(word:str, words:Sequence[str], prefix:str="", otherwise:str=".") -> str:
-    "The end of a message: '; did you mean ...?' where there is a near word."
-    close = nearest(word, list(words))
-    return f"; did you mean {prefix+close!r}?" if close else otherwise
 
 def several(value:object, # words joined with +
             choices:Sequence[str]|None=None, # words that there are; none: whole numbers above 0
@@ -98,7 +91,7 @@ def several(value:object, # words joined with +
     words = list(dict.fromkeys(word.strip() for word in str(value).split("+") if word.strip()))
     for word in words:
         if choices is None and not (word.isdigit() and int(word)): raise RetinalError(f"{name} has {word!r}; give whole numbers above 0, joined with +.")
-        if choices is not None and word not in choices: raise RetinalError(f"{name} cannot have {word!r}{_meant(word, choices, otherwise='; choose from '+', '.join(choices)+'.')}")
+        if choices is not None: check_name(f"value of {name}", word, choices)
     return words if choices is not None else sorted(map(int, words))
 
 def _checked_study(study):

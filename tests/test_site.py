@@ -120,13 +120,6 @@ def test_lines_of_code_stand_alone():
     assert '<a href="./training.html#train">train</a>' in lines[2] and '<span class="option">-p</span>' in lines[2]
 
 
-def test_what_was_printed_in_pieces_is_one_output():
-    def printed(text, name="stdout"): return dict(output_type="stream", name=name, text=[text])
-    figure = dict(output_type="display_data", data={})
-    outputs = docs.joined([printed("a\n"), printed("b\n"), figure, printed("c\n"), printed("d\n", "stderr")])
-    assert [output.get("text") for output in outputs] == ["a\nb\n", None, ["c\n"], ["d\n"]]
-
-
 def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site):
     assert docs.broken_links(site) == []
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import yaml
+from outputs import joined
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(?<![\w.-])\d+[a-zA-Z]?_(?=[\w-]+\.(?:ipynb|html)\b)")  # `10_` of `10_cbam.ipynb`
@@ -45,16 +46,6 @@ def process_notebooks() -> None:
 def plain_links(text: str) -> str:
     """Markdown whose links lead to pages without a number; what it says of files stays as it is."""
     return re.sub(r"\]\([^)\s]*\)", lambda match: NUMBER.sub("", match[0]), text)
-
-
-def joined(outputs: list[dict]) -> list[dict]:
-    """Outputs in which what was printed piece by piece is one piece again."""
-    kept = []
-    for output in outputs:
-        if kept and output["output_type"] == "stream" == kept[-1]["output_type"] and output["name"] == kept[-1]["name"]:
-            kept[-1] = kept[-1] | dict(text="".join(kept[-1]["text"]) + "".join(output["text"]))
-        else: kept.append(output)
-    return kept
 
 
 def with_fields(text: str, module: str, name: str) -> str:

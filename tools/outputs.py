@@ -79,7 +79,8 @@ def joined(outputs: list) -> list:
     whole = []
     for output in outputs:
         if output.get("name") == "stderr": continue
-        if whole and output.get("name") == whole[-1].get("name") == "stdout": whole[-1].text = "".join(whole[-1].text)+"".join(output.text)
+        if whole and output.get("name") == whole[-1].get("name") == "stdout":
+            whole[-1] = type(output)(whole[-1] | dict(text="".join(whole[-1]["text"]) + "".join(output["text"])))
         else: whole.append(output)
     return whole
 
