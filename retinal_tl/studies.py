@@ -485,9 +485,10 @@ def plot_attention(results:Mapping, # of `read_results`, of a transfer study wit
         for seed in sorted({row["seed"] for row in ends}):
             pair = {row["encoder"].endswith("_cbam"): row["aupr"] for row in ends if row["arm"] == arm and row["seed"] == seed}
             axes.plot([0, 1], [pair.get(False, math.nan), pair.get(True, math.nan)], marker="o", color=ARM_COLORS[arm])
-        axes.set(title=arm, xlim=(-0.3, 1.3), ylim=(0, None))
+        axes.set(title=arm, xlim=(-0.3, 1.3))
         axes.set_xticks([0, 1], ["plain", "CBAM"])
-    figure.axes[0].set(ylabel="AUPR")
+    figure.axes[0].set_ylabel("AUPR")
+    figure.axes[0].set_ylim(0, 1.1*max(row["aupr"] for row in ends)) # of all arms: the axes are shared
     return figure
 
 # %% ../nbs/34_studies.ipynb #cell-43
