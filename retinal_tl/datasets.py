@@ -635,6 +635,7 @@ def _stratum(example:Example) -> str:
 def _draw(examples:Sequence[Example], # sorted by eye
           share:float, # of the photographs, between 0 and 1
           seed:int, # of the folds
+          fold:int, # the fold that is drawn first
           ) -> set[str]: # eyes, at least one and not all
     "Eyes drawn for validation."
     try: from sklearn.model_selection import StratifiedGroupKFold
@@ -647,7 +648,8 @@ def _draw(examples:Sequence[Example], # sorted by eye
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning) # a mixture that is rarer than there are folds is no fault
         folds = list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(eyes, strata, eyes))
-    drawn = []
+    if fold >= len(folds): raise RetinalError(f"Fold {fold} is asked for, and there are {len(folds)}, from 0 to {len(folds)-1}; give one of them, or a smaller validation share.")
+    folds, drawn = folds[fold:]+folds[:fold], []
     for _, indices in folds[:-1]: # as many as bring the count nearest to the share, but one fold at least
         if drawn and abs(len(drawn)+len(indices)-share*len(eyes)) >= abs(len(drawn)-share*len(eyes)): break
         drawn += [eyes[i] for i in indices]
@@ -662,7 +664,7 @@ def _official(examples:Sequence[Example], pinned:Iterable[str]) -> dict[str, str
     parts |= {example.eye: "test" for example in examples if example.source.endswith("/test")}
     return parts | dict.fromkeys(pinned, "training")
 
-def _drawn(examples:Sequence[Example], parts:Mapping[str, str], validation:float, seed:int) -> dict[str, str]:
+def _drawn(examples:Sequence[Example], parts:Mapping[str, str], validation:float, seed:int, fold:int) -> dict[str, str]:
     "The part of each eye that is not in `parts`; `examples` are those outside the test."
     free = [example for example in examples if example.eye not in parts]
     eyes, open_sets = {example.eye for example in free}, {_set_name(example) for example in free}
@@ -671,7 +673,7 @@ def _drawn(examples:Sequence[Example], parts:Mapping[str, str], validation:float
     share = (validation*(len(fixed)+len(free))-fixed.count("validation"))/max(len(free), 1)
     if len(eyes) == 1: drawn = set() if "validation" in parts.values() else eyes
     elif share >= 1 and "training" in fixed: drawn = eyes
-    else: drawn = _draw(free, min(share, 0.5) if share >= 1 else share, seed) if free else set()
+    else: drawn = _draw(free, min(share, 0.5) if share >= 1 else share, seed, fold) if free else set()
     return {eye: "validation" if eye in drawn else "training" for eye in eyes}
 
 # %% ../nbs/02_datasets.ipynb #cell-94
@@ -679,15 +681,16 @@ def split_examples(examples:Iterable[Example], # of one data set or of several, 
                    validation:float=0.2, # share of the photographs outside the test that is for validation
                    seed:int=0, # the same seed gives the same split
                    pinned:Iterable[str]=frozenset(), # eyes that must be in training
+                   fold:int=0, # which of the folds is for validation; at a share of 1/5 there are five, and each eye is in one
                    ) -> Split: # each part sorted by source, eye and photo
-    "A split by eye. Raises `RetinalError` if there are too few eyes for training and validation to have one each."
+    "A split by eye. Raises `RetinalError` if there are too few eyes for training and validation to have one each, and for a fold that there is not."
     if not 0 < validation < 1: raise RetinalError(f"The validation share is {validation}; give one between 0 and 1.")
     examples = sorted(examples, key=lambda example: (example.eye, example.source, str(example.photo)))
     parts = _official(examples, pinned)
     rest = [example for example in examples if parts.get(example.eye) != "test"]
     count = len({example.eye for example in rest})
     if count < 2: raise RetinalError(f"There are too few eyes to split: {count} outside the test; give at least 2.")
-    parts |= _drawn(rest, parts, validation, seed)
+    parts |= _drawn(rest, parts, validation, seed, fold)
     ordered = sorted(examples, key=lambda example: (example.source, example.eye, str(example.photo)))
     split = Split(*(tuple(example for example in ordered if parts[example.eye] == part)
                     for part in ("training", "validation", "test")))

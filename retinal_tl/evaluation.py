@@ -333,7 +333,7 @@ COLUMNS = {"aupr": "AUPR", "aupr_11": "AUPR, 11 points", "auc": "AUC", "dice": "
            "sensitivity": "sensitivity", "recall": "recall", "specificity": "specificity", "precision": "precision",
            "f1": "F1", "accuracy": "accuracy", "trivial_accuracy": "accuracy of the trivial answer",
            "threshold": "threshold", "images": "images", "scope": "counted",
-           "lesion_level.sensitivity": "lesions found", "lesion_level.f1": "F1 of lesions", "lesion_level.froc_score": "FROC score",
+           "lesion_level.sensitivity": "share of lesions found", "lesion_level.f1": "F1 of lesions", "lesion_level.froc_score": "FROC score",
            "lesion_level.false_alarms_per_image": "false alarms per photograph", "image_level.auc": "AUC of photographs",
            "calibration.ece_from_floor": "calibration error from the floor on"}
 
@@ -459,9 +459,9 @@ def plot_roc(
 def plot_froc(
     results:Mapping, # name → result of `evaluate_segmentation`; or one of them
 ): # matplotlib Figure
-    "Lesions found against false alarms per photograph; dots are the rates that the score is the mean of."
+    "Share of lesions found against false alarms per photograph; dots are the rates that the score is the mean of."
     results = _named(results, "lesion_level")
-    figure, axes = _axes(xlabel="false alarms per photograph", ylabel="lesions found", xscale="log", xlim=(0.1, 10), ylim=(0, 1.02))
+    figure, axes = _axes(xlabel="false alarms per photograph", ylabel="share of lesions found", xscale="log", xlim=(0.1, 10), ylim=(0, 1.02))
     for name, result in results.items():
         found = result["lesion_level"]
         score, curve = math.nan if found["froc_score"] is None else found["froc_score"], found["froc_curve"]
@@ -478,14 +478,14 @@ def plot_froc(
 def plot_reliability(
     results:Mapping, # name → result of `evaluate_segmentation`; or one of them
 ): # matplotlib Figure
-    "The lesion's share against the probability; below the diagonal the model is too sure."
+    "The lesion's share against the probability; below the diagonal the model is too sure. The error counts pixels from the floor on."
     results = _named(results, "calibration")
     figure, axes = _axes(xlabel="probability", ylabel="share that is lesion", xlim=(0, 1), ylim=(0, 1.02))
     axes.plot([0, 1], [0, 1], color="gray", linewidth=1, linestyle=":")
     for name, result in results.items():
         found = result["calibration"]
         error = math.nan if found["ece_from_floor"] is None else found["ece_from_floor"]
-        label = f"{name} error from {found['floor']:g} on {error:.3f}".strip()
+        label = f"{name}, calibration error {error:.3f}".removeprefix(", ")
         axes.plot(found["reliability"]["probability"], found["reliability"]["share"], ".-", label=label)
     _scope(axes, results)
     axes.legend()
@@ -595,6 +595,6 @@ def contact_sheet(
     for row, (kind, names) in zip(rows, ranked.items()):
         for i, name in enumerate(names):
             for axes, picture in zip(row[2 * i:2 * i + 2], pictures[name]): axes.imshow(picture)
-            row[2 * i].set_title(f"{kind}: {name}", fontsize=9, loc="left"); row[2 * i + 1].set_title(f"AUPR {aupr[name]:.3f}", fontsize=9)
+            row[2 * i].set_title(f"{kind}: {name}", fontsize=9, loc="left"); row[2 * i + 1].set_title(f"AUPR {aupr[name]:.3f}", fontsize=9, loc="left")
     _legend(figure, f"{result['scope']}, threshold {threshold:.2f}")
     return figure

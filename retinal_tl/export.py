@@ -173,6 +173,7 @@ def _interpreter():
 _EXAMPLE = '''"""A lesion model at work with ONNX Runtime and NumPy alone: python example.py [PICTURE.npy]
 
 PICTURE.npy is uint8 (height, width, 3) in RGB, prepared as README.md says; without it, example.npy is taken.
+It cuts without overlap@seams@.
 """
 import sys
 from pathlib import Path
@@ -202,16 +203,18 @@ answers = [session.run(None, {session.get_inputs()[0].name: tile[None].astype(np
 for lesion, threshold in THRESHOLDS.items(): print(f"{lesion}: {max(answers):.4f}, threshold {threshold}")
 ''')
 
+_SEAMS = dict(segmenter="; seams may show", classifier="")
+
 def _fill(template, **values):
     for name, value in values.items(): template = template.replace(f"@{name}@", value)
     return template
 
 def _example(card, side):
     "The text of example.py."
-    return _fill(_EXAMPLE, loop=_LOOPS[card["kind"]], side=str(side), thresholds=repr(map_thresholds(card)))
+    return _fill(_EXAMPLE, loop=_LOOPS[card["kind"]], seams=_SEAMS[card["kind"]], side=str(side), thresholds=repr(map_thresholds(card)))
 
 # %% ../nbs/32_export.ipynb #cell-30
-_USES = dict(onnx='''`python example.py` needs `onnxruntime` and `numpy` and nothing else. With `retinal_tl` installed, this folder is a model like any other:
+_USES = dict(onnx='''`python example.py` needs `onnxruntime` and `numpy` and nothing else. It cuts without overlap@seams@. With `retinal_tl` installed, this folder is a model like any other:
 
     retinal_tl @command@
 
@@ -302,7 +305,7 @@ def _readme(card, format, side, facts):
         meaning=f"the probability of {', '.join(names)} at each pixel" if segmenter else "the probability of a lesion",
         thresholds=", ".join(f"{name} {limit:.6g}" for name, limit in zip(names, thresholds.values())),
         diameter=str(preprocessing["diameter"]), contrast=contrast, tiles=_tiles_text(card, side), use=facts["use"], reference=facts["reference"],
-        count="one tile" if facts["tiles"] == 1 else f"{facts['tiles']} tiles", side=str(side), difference=f"{facts['difference']:.1e}",
+        count="one tile" if facts["tiles"] == 1 else f"{facts['tiles']} tiles", side=str(side), difference=f"{facts['difference']:.2g}",
         threshold_word="thresholds" if len(names) > 1 else "threshold", same="no pixel differs" if segmenter else "no answer differs",
         found=facts["found"], licence=printable(card.get("licence") or "The card names no licence: ask whoever trained it."),
         limits="".join(f"- {printable(limit)}\n" for limit in card.get("limits", ())))
@@ -375,7 +378,7 @@ def _check(card, format, path, reference, pictures):
     answers = predict(pictures)
     result = compare_maps(reference(pictures), answers, thresholds)
     if not result["difference"] <= EXPORT_TOLERANCE or result["changed_pixels"]:
-        raise RetinalError(f"The exported {path.name} differs from the run's model by {result['difference']:.1e} and in {result['changed_pixels']} pixels "
+        raise RetinalError(f"The exported {path.name} differs from the run's model by {result['difference']:.2g} and in {result['changed_pixels']} pixels "
                            "at the threshold: nothing was written, please report this.")
     return result, answers[0]
 
@@ -397,7 +400,7 @@ def _found(card, answer):
 
 def _use(card, format, path):
     "How the file is used, in Markdown."
-    if format != "saved_model": return _fill(_USES[format], command=_COMMANDS[card["kind"]])
+    if format != "saved_model": return _fill(_USES[format], command=_COMMANDS[card["kind"]], seams=_SEAMS[card["kind"]])
     import tensorflow
     with _quiet(): loaded = tensorflow.saved_model.load(str(path))
     serve = loaded.signatures["serving_default"]
@@ -409,7 +412,7 @@ def export_run(
     format:str, # one of `FORMATS`
     output:str|Path, # a folder that is not there yet, or is empty
 ) -> Path: # the folder: the model, card.json, README.md, example.npy, and example.py for ONNX
-    """Export a run, checked equal on real tiles: no probability differs by more than `EXPORT_TOLERANCE`, no pixel changes sides at the threshold.
+    """Export a run, checked equal on tiles of a phantom: no probability differs by more than `EXPORT_TOLERANCE`, no pixel changes sides at the threshold.
 
     Raises `RetinalError` for an unknown format, a run that cannot be used, a folder that cannot be written, and a copy that differs."""
     import numpy as np
@@ -446,7 +449,7 @@ def export_command(
     folder = export_run(arguments.model, arguments.format, arguments.output)
     check = json.loads((folder/"card.json").read_text(encoding="utf-8"))["export"]
     print(f"{printable(folder/FORMATS[arguments.format])} was compared with {check['compared_with']} on {check['tiles']} x {check['tile']} x {check['tile']} pixels: "
-          f"largest difference {check['difference']:.1e}, no change at the threshold. {printable(folder/'README.md')} says how to use it.")
+          f"largest difference {check['difference']:.2g}, no change at the threshold. {printable(folder/'README.md')} says how to use it.")
     return 0
 
 def add_export(

@@ -55,7 +55,7 @@ def score_lesions(
     field:np.ndarray|None=None, # bool (height, width): count only what lies here; None: everywhere
     floor:float=0.1, # 0..1: candidates are the regions with at least this probability
 ) -> LesionScores: # of one photograph
-    "Match the candidates of a map with the lesions of a mask; `RetinalError` for a floor of 0 or shapes that differ."
+    "Match the candidates of a map with the lesions of a mask. Raises `RetinalError` for a floor of 0 or shapes that differ."
     probability, mask = np.asarray(probability), np.asarray(mask, bool)
     require_same_shape(probability_map=probability, mask=mask)
     if quantize(float(floor)) == 0: raise RetinalError("Candidates need a floor above 0, or the whole photograph is one.")
@@ -111,7 +111,7 @@ def lesion_counts(
     scores:LesionScores, # of one or many photographs
     threshold:float, # 0..1, the scores' floor or higher
 ) -> LesionCounts: # at that threshold
-    "What is found and called at a threshold; `RetinalError` if it lies below the floor."
+    "What is found and called at a threshold. Raises `RetinalError` if it lies below the floor."
     if threshold < scores.floor:
         raise RetinalError(f"Lesions were scored with the floor {scores.floor}, and {threshold} lies below it: score them with a lower floor.")
     reached = {name: int((getattr(scores, name) >= quantize(float(threshold))).sum()) for name in ("lesions", "hits", "false_alarms")}

@@ -79,7 +79,7 @@ LOSSES = dict(bce=bce, weighted_bce=weighted_bce(), dice=dice_loss, focal_tversk
 def make_loss(
     name:str, # names of `LOSSES`, joined by '+', e.g. 'weighted_bce+dice'
 ) -> Callable: # loss(y_true, y_pred) -> float32 scalar, for `keras.Model.compile`; its `__name__` is `name`
-    "The sum of the named losses; `RetinalError` for a name that there is not."
+    "The sum of the named losses. Raises `RetinalError` for a name that there is not."
     parts = [part.strip() for part in name.split("+")]
     for part in parts:
         check_name("loss", part, LOSSES)

@@ -32,7 +32,7 @@ def are_probabilities(
 def quantize(
     probability:np.ndarray|float, # float 0..1, bool, or uint16 (returned as it is), any shape
 ) -> np.ndarray: # uint16 level 0..65535, same shape
-    "The 16-bit level of each probability; `RetinalError` for NaN, values outside 0..1 and other types."
+    "The 16-bit level of each probability. Raises `RetinalError` for NaN, values outside 0..1 and other types."
     probability = np.asarray(probability)
     if probability.dtype == np.uint16: return probability
     if probability.dtype == bool: return probability * np.uint16(BINS - 1)
@@ -92,7 +92,7 @@ def pixel_histogram(
     mask:np.ndarray, # bool, same shape: where the lesion is
     field:np.ndarray|None=None, # bool, same shape: count only these pixels; None counts all
 ) -> PixelHistogram: # with all 65,536 levels
-    "Count the pixels of a map by truth and level; `RetinalError` if the shapes differ."
+    "Count the pixels of a map by truth and level. Raises `RetinalError` if the shapes differ."
     probability, mask = np.atleast_1d(probability), np.atleast_1d(np.asarray(mask, bool))
     require_same_shape(probability_map=probability, mask=mask)
     if field is not None:
@@ -218,7 +218,7 @@ def coarsen(
     histogram:PixelHistogram, # with all levels
     thresholds:Iterable[float]=(), # 0..1; counts at these stay exact
 ) -> PixelHistogram: # with about 4,000 levels, the same for each histogram and the same thresholds
-    "Join neighbouring levels; counts at each remaining level are exact, areas nearly so."
+    "Join neighboring levels; counts at each remaining level are exact, areas nearly so."
     grid = [range(1024), range(1024, BINS - 1024, 32), range(BINS - 1024, BINS)]
     levels = np.unique(np.concatenate([*grid, quantize(np.array([*thresholds], float))])).astype(np.int64)
     return PixelHistogram(np.add.reduceat(histogram.counts, levels, axis=1), levels)

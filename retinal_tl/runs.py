@@ -70,10 +70,12 @@ class Stage1:
     validation: float=0.2 # share of the eyes kept back for measuring
     seed: int=0 # of the weights, the batches and, if that has none of its own, the split
     split_seed: int|None=None # of the split; none: the seed
+    fold: int|None=None # which fold of that split is kept back: 0 to 4 for a share of 1/5; none: the first
     output: str="runs/" # folder of the run folders
     resume: bool=True # go on with an unfinished run and give back a finished one
     allow_leaks: bool=False # go on although an eye is on both sides (written into the card)
 
+# %% ../nbs/33_runs.ipynb #fc4e5b12
 @dataclass(frozen=True)
 class Stage2:
     "Parameters of `run_stage2`; the encoder and its width come from the run of stage 1."
@@ -107,6 +109,7 @@ class Stage2:
     validation: float=0.2 # share of the eyes kept back for measuring
     seed: int=0 # of the weights, the batches and, if that has none of its own, the split
     split_seed: int|None=None # of the split; none: the seed
+    fold: int|None=None # which fold of that split is kept back: 0 to 4 for a share of 1/5; none: the first
     output: str="runs/" # folder of the run folders
     resume: bool=True # go on with an unfinished run and give back a finished one
     allow_leaks: bool=False # go on although an eye is on both sides (written into the card)
@@ -141,7 +144,7 @@ _CHOICES = dict(preset=tuple(PRESETS), encoder=ENCODERS, transfer=TRANSFERS, cla
                 labels=("photo", "patch"), pooling=("average", "max", "logsumexp", "flatten"), precision=("auto", "float32", "mixed_bfloat16", "mixed_float16"))
 _RANGES = dict(width=(0.01, 4), diameter=(32, 8192), image_size=(32, 8192), patch_size=(32, 2048), overlap=(0, 0.75), lesion_share=(0, 1), alarm_share=(0, 1), dropout=(0, 0.99),
                l2=(0, 1), batch_size=(1, 4096), epochs=(1, 100000), steps_per_epoch=(1, 10000000), learning_rate=(1e-9, 10), patience=(1, 100000),
-               validation=(0.01, 0.9), seed=(0, 2**31-1), split_seed=(0, 2**31-1), training_photos=(1, 10**6))
+               validation=(0.01, 0.9), seed=(0, 2**31-1), split_seed=(0, 2**31-1), fold=(0, 19), training_photos=(1, 10**6))
 
 def settings_for(stage:type, # `Stage1` or `Stage2`
                  parameters:Mapping[str, object], # by name; a value of None: the preset's
@@ -296,7 +299,7 @@ def _sides(examples:Sequence[Example], settings, known:Mapping[str, np.ndarray],
     examples = list(merge_eyes(examples, pairs))
     seen = {pair.first for pair in _remembered(find_same_eyes, names, signatures, list(known), np.stack(list(known.values())))} if known else set()
     pinned = frozenset(example.eye for name, example in zip(names, examples) if name in known or name in seen or example.eye in known_eyes)
-    split = split_examples(examples, settings.validation, settings.seed if settings.split_seed is None else settings.split_seed, pinned)
+    split = split_examples(examples, settings.validation, settings.seed if settings.split_seed is None else settings.split_seed, pinned, settings.fold or 0)
     if not split.validation: raise RetinalError("No photographs are left to validate on: stage 1 learned from all of these eyes. Give another stage1_run or more data.")
     of_name = dict(zip(names, signatures))
     side = lambda part: ([photo_name(example) for example in part], np.stack([of_name[photo_name(example)] for example in part]))
@@ -406,7 +409,7 @@ def run_stage1(report:Callable[[str], None]=print, # is told what happens, a lin
     metrics = evaluate_classifier(labels[1], probabilities, threshold)
     _keep_signatures(folder, sides)
     write_card(folder, card | dict(status="finished", threshold=threshold, metrics=dict(validation=metrics), files=files, training=card["training"] | _time(history)))
-    report(f"Stage 1 is in {printable(folder)}: AUC {_figure(metrics['auc'])} on {len(labels[1])} validation photographs.")
+    report(f"Stage 1 is in {printable(folder)}: AUC {_figure(metrics['auc'])} on {_validation(len(labels[1]))}.")
     return folder
 
 # %% ../nbs/33_runs.ipynb #cell-24
@@ -494,7 +497,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     write_card(folder, card | dict(status="finished", threshold=thresholds, metrics=metrics, files=files, training=card["training"] | _time(history)))
     _keep_signatures(folder, sides)
     figures = ", ".join(f"{_figure(result['aupr'])} of {lesion}" for lesion, result in validation.items())
-    report(f"Stage 2 is in {printable(folder)}: AUPR {figures} on {len(judged)} validation photographs.")
+    report(f"Stage 2 is in {printable(folder)}: AUPR {figures} on {_validation(len(judged))}.")
     return folder
 
 def _fewer(split:Split, settings:Stage2) -> Split:
@@ -547,7 +550,7 @@ def _find_stage1(settings:Stage2, parameters:Mapping[str, object], report:Callab
         report(f"Its encoder comes from {printable(fitting[-1])}, the newest run of stage 1 that fits.")
         return fitting[-1]
     report("No run of stage 1 is there, so it is made first.")
-    shared = ("data", "data_root", "csv", "preset", "precision", "validation", "seed", "split_seed", "output", "resume", "allow_leaks")
+    shared = ("data", "data_root", "csv", "preset", "precision", "validation", "seed", "split_seed", "fold", "output", "resume", "allow_leaks")
     return run_stage1(report, **{name: getattr(settings, name) for name in shared}, **asked)
 
 def _finished_runs(output:str|Path, kind:str) -> list[Path]:
@@ -594,6 +597,10 @@ def _recipe(settings):
 def _figure(value:float|None) -> str:
     "A figure for people; an undefined one in words."
     return "undefined (no lesion to find)" if value is None else f"{value:.3f}"
+
+def _validation(count:int) -> str:
+    "How many photographs were judged on, in words."
+    return f"{count} validation photograph{'' if count == 1 else 's'}"
 
 def _time(history:Sequence[dict]) -> dict:
     "How long it took and which epoch was kept."
@@ -752,6 +759,7 @@ def _picture_of_patches(folder:Path, make_batch:Callable) -> None:
     for photo, coverage in zip(*make_batch(0, 0)):
         picture, mask = (cv2.resize(array, (160, 160)) for array in (photo.astype(np.uint8), coverage.max(-1)))
         contours, _ = cv2.findContours((mask > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        pictures.append(cv2.drawContours(picture, contours, -1, (0, 255, 0), 1))
+        cv2.drawContours(picture, contours, -1, (0, 255, 0), 1)
+        pictures.append(cv2.rectangle(picture, (1, 1), (158, 158), (90, 90, 90), 3))
     columns = min(6, len(pictures))
     _sheet(folder/"figures"/"examples.png", pictures[:2*columns], columns)

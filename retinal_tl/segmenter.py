@@ -100,7 +100,7 @@ def check_same_layers(
 
 # %% ../nbs/13_segmenter.ipynb #cell-28
 def transfer_encoder(
-    classifier:keras.Model|None, # of stage 1; `None` will do for 'scratch'
+    classifier:keras.Model, # of stage 1; `None` will do for 'scratch'
     segmenter:keras.Model, # of stage 2; its encoder is changed in place
     transfer:str, # one of `TRANSFERS`
 ) -> keras.Model: # the segmenter, to be compiled after this

@@ -59,7 +59,7 @@ class Transfer:
     dry: bool=False # say what would be trained, and no more
 
 # %% ../nbs/34_studies.ipynb #cell-9
-_BOTH = ("data", "data_root", "csv", "preset", "width", "diameter", "clahe", "precision", "validation", "split_seed", "output", "resume", "allow_leaks")
+_BOTH = ("data", "data_root", "csv", "preset", "width", "diameter", "clahe", "precision", "validation", "split_seed", "fold", "output", "resume", "allow_leaks")
 _DATA = ("data", "data_root", "csv")
 _BY_STUDY = ("lesion", "encoder", "transfer", "training_photos", "seed", "stage1_run", "patience")
 
@@ -154,7 +154,7 @@ def transfer_jobs(study:Transfer, # of `study_parameters`
             if study.stage1_run is not None: parent = None
             elif photos is None: jobs.append(_job(parent, 1, {**stage1, **what}))
             much = {} if photos is None else dict(training_photos=photos)
-            jobs.extend(_job(f"{study.lesion}, {encoder}, {arm}, {photos or 'all'} photographs, seed {seed}", 2,
+            jobs.extend(_job(f"{study.lesion}, {encoder}, {arm}, {photos or 'all'} photograph{'' if photos == 1 else 's'}, seed {seed}", 2,
                              {**stage2, **what, **much, "lesion": study.lesion, "transfer": arm}, parent) for arm in several(study.arms, TRANSFERS))
     for photos in (None, *several(study.photos)): add(encoder, photos)
     if study.attention and study.stage1_run is None: add(_other_attention(encoder), None)
@@ -508,8 +508,8 @@ def comparisons_table(results:Mapping, # of `read_results`, of a transfer study
     "AUPR at the end, mean over seeds, or differences, with both intervals."
     head = ["encoder", "learned from", "arm", {None: "AUPR", "scratch": "AUPR minus that of scratch"}.get(minus, f"AUPR minus that {minus}"), "95 % over seeds", "95 % over photographs"]
     found = sorted((one for one in results["comparisons"] if one["minus"] == minus), key=lambda one: (one["encoder"], one["photos"]))
-    between = lambda interval: "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
-    return _markdown([head] + [[one["encoder"], f"{'all ' if one['all_photos'] else ''}{one['photos']}", one["arm"], f"{one['aupr']:.3f}", between(one["seeds_interval"]), between(one["photos_interval"])] for one in found])
+    between = lambda interval: "" if interval is None else f"{interval[0]:z.3f} to {interval[1]:z.3f}"
+    return _markdown([head] + [[one["encoder"], f"{'all ' if one['all_photos'] else ''}{one['photos']}", one["arm"], f"{one['aupr']:z.3f}", between(one["seeds_interval"]), between(one["photos_interval"])] for one in found])
 
 def times_table(results:Mapping, # of `read_results`, of a transfer study
                 ) -> str: # Markdown
@@ -554,7 +554,7 @@ def table_rows(runs:Mapping[str, Path], # name of each job → its finished run 
         card = read_card(folder)
         classifier, part = card["kind"] == "classifier", "test" if "test" in card["metrics"] else "validation"
         result = card["metrics"][part]
-        what = dict(table=1 if classifier else 2, lesion=card["lesion"], method=card["encoder"], source=f"this study, {result['images']} {part} photographs of {card['data']['name']}")
+        what = dict(table=1 if classifier else 2, lesion=card["lesion"], method=card["encoder"], source=f"this study, {result['images']} {part} photograph{'' if result['images'] == 1 else 's'} of {card['data']['name']}")
         for metric in _OF_CLASSIFIER if classifier else _OF_SEGMENTER:
             low, high = result.get(f"{metric}_interval") or (None, None)
             rows.append(what | dict(metric=metric, value=result[metric], low=low, high=high))
@@ -564,22 +564,29 @@ def table_rows(runs:Mapping[str, Path], # name of each job → its finished run 
 # %% ../nbs/34_studies.ipynb #cell-52
 _HEADS = {"accuracy": "accuracy %", "recall": "recall %", "sensitivity": "sensitivity %", "specificity": "specificity %", "precision": "precision %", "auc": "AUC %", "aupr": "AUPR %", "dice": "Dice %",
           "trivial_accuracy": "accuracy of the trivial answer %", "hours": "time"}
+_MEASURED = {PAPER: "paper", OTHERS: "others, via paper"} # any other source: ours
 
 def paper_table(results:Mapping, # of `read_results`, of `run_tables`
                 table:int, # 1 or 2, as in the paper
-                ) -> str: # Markdown
-    "A table of the paper, with the figures of this study and the published ones in rows of their own."
+                ) -> str: # Markdown, with a sentence above it
+    "A table of the paper, with the figures of this study and the published ones in rows of their own; the sentence says on what each was measured."
     metrics = (*_OF_CLASSIFIER, "hours") if table == 1 else (*_OF_SEGMENTER, "hours")
     grouped = {}
     for row in results["rows"]:
         if row["table"] == table: grouped.setdefault((row["lesion"], row["method"], row["source"]), {})[row["metric"]] = row
     place = lambda key: (LESIONS.index(key[0]) if key[0] else 0, {PAPER: 1, OTHERS: 2}.get(key[2], 0))
-    rows = [[*(["lesion"] if table == 2 else []), "method", *(_HEADS[metric] for metric in metrics), "measured"]]
+    rows = [[*(["lesion"] if table == 2 else []), "method", "measured", *(_HEADS[metric] for metric in metrics)]]
     for key in sorted(grouped, key=place):
         instead = {} if "accuracy" in grouped[key] else {"accuracy": next((f"({name.upper()} {_percent(grouped[key][name])})" for name in ("auc", "f1") if name in grouped[key]), "")}
         cells = [instead.get(metric) or (_percent(grouped[key][metric]) if metric in grouped[key] and not (instead and metric == "auc") else "") for metric in metrics]
-        rows.append([*([key[0]] if table == 2 else []), key[1], *cells, key[2]])
-    return _markdown(rows)
+        rows.append([*([key[0]] if table == 2 else []), key[1], _MEASURED.get(key[2], "ours"), *cells])
+    return f"{_caption([key[2] for key in sorted(grouped, key=place)])}\n\n{_markdown(rows)}"
+
+def _caption(sources:Sequence[str]) -> str:
+    "What `ours`, `paper` and `others, via paper` are, as far as a table has them."
+    by_name = {}
+    for source in dict.fromkeys(sources): by_name.setdefault(_MEASURED.get(source, "ours"), []).append(source)
+    return "; ".join(f"*{name}*: {' and '.join(each)}" for name, each in by_name.items())+"."
 
 def _percent(row:Mapping) -> str:
     "A figure in a cell: in percent with its interval, hours as a time."

@@ -68,7 +68,7 @@ def choose_precision(precision:str="auto", # one of `PRECISIONS`
 
 # %% ../nbs/22_training.ipynb #cell-12
 def learning_rates(recipe:Recipe, # see there
-                   ) -> float|keras.optimizers.schedules.LearningRateSchedule: # for a Keras optimizer
+                   ): # float, or a schedule of Keras
     "The learning rate at each step."
     if recipe.schedule == "constant": return recipe.learning_rate
     steps = recipe.epochs*recipe.steps_per_epoch
@@ -217,10 +217,11 @@ def curves(history:list[dict], # of `train`
     epochs = [row["epoch"] for row in history]
     left.plot(epochs, [row["loss"] for row in history], marker=".", color="tab:blue")
     left.set(xlabel="epoch", title="training loss")
-    for name in [name for name in history[0] if name not in ("epoch", "loss", "learning_rate", "seconds")]:
-        right.plot(epochs, [row[name] for row in history], marker=".", label=name)
+    names = [name for name in history[0] if name not in ("epoch", "loss", "learning_rate", "seconds")]
+    for name in names: right.plot(epochs, [row[name] for row in history], marker=".", label=name)
     right.set(xlabel="epoch", ylim=(0, 1), title="validation")
-    right.legend()
+    high = np.mean([history[-1][name] for name in names]) > 0.5
+    right.legend(loc="lower right" if high else "upper right") # where the curves do not end
     return figure
 
 def _log(folder:Path, row:dict) -> None:

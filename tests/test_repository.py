@@ -109,3 +109,11 @@ def test_every_signature_can_be_shown():
         except NameError as error: problems.append(f"{name}: {error}")
         except ValueError: pass  # an exception class has no signature of its own
     assert not problems
+
+
+def test_papermill_can_set_the_parameters_of_every_run():
+    runs = sorted((REPOSITORY/"nbs").glob("run_*.ipynb"))
+    assert len(runs) == 5
+    for path in runs:
+        tagged = ["".join(cell["source"]).split("\n") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+        assert len(tagged) == 1 and "seed = 0" in tagged[0], f"{path.name}: papermill sets parameters after the one cell that has the tag"

@@ -237,3 +237,23 @@ def test_wrong_parameters_are_found_before_any_work(tmp_path):
 
 def test_histograms_of_a_run_without_any_are_none(tmp_path):
     assert read_histograms(tmp_path) is None
+
+
+def test_what_was_tried_is_compared_with_the_study_and_trains_what_is_missing(double, places, tmp_path, monkeypatch):
+    import transfer_tried
+    monkeypatch.setattr(transfer_tried, "run_stage1", lambda **parameters: double.stage1(None, **parameters))
+    monkeypatch.setattr(transfer_tried, "run_stage2", lambda **parameters: double.stage2(None, **parameters))
+    study = run_transfer(lambda line: None, **TRANSFER | places | dict(attention=False, photos="2"))
+    table, ideas = tmp_path/"tried.csv", ["as the study, frozen", "as the study, finetune", "classifier with max pooling"]
+    command = ["transfer_tried", str(table), "--study", str(study), "--runs", str(tmp_path/"other_runs"), "--ideas", *ideas]
+    monkeypatch.setattr(sys, "argv", command)
+    before = len(double.trained)
+    transfer_tried.main()
+    with open(table, newline="") as file: rows = list(csv.DictReader(file))
+    assert [row["idea"] for row in rows] == ideas and {row["seeds"] for row in rows} == {"3"} and {row["photos"] for row in rows} == {"6"}
+    assert [float(row["low"]) > 0 for row in rows] == [False, True, True] and float(rows[0]["high"]) < 0  # as was put into the double
+    assert rows[1]["gain"] == rows[2]["gain"] != rows[0]["gain"]  # the double knows no pooling
+    assert len(double.trained)-before == 3*4+3*2  # no run of the study was there: its four for each seed, then a classifier and a segmenter for the idea
+    monkeypatch.setattr(sys, "argv", command+["--seeds", "1"])
+    transfer_tried.main()
+    assert len(double.trained)-before == 3*4+3*2+2  # the arms are there; the double knows nothing of earlier runs of the idea

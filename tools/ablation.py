@@ -4,7 +4,8 @@
         RUN RUN --off flips=false --on flips=true
 
 The first run is without the idea, the second with it; --off and --on change entries of their cards. Only photographs that neither run has learned from are
-measured, each at its own size. Rows of an idea that is in the table already are replaced. Histograms are kept in runs/ablation, so that a second call is fast.
+measured, each at its own size. Rows of an idea that is in the table already are replaced. The histograms that a run has kept are taken where nothing of its card is changed;
+others are kept in runs/ablation, so that a second call is fast.
 """
 import argparse
 import csv
@@ -51,6 +52,15 @@ def histograms(run: Run, examples: list, cache: Path) -> dict[str, dict[str, Pix
         return {lesion: {photo_name(example): PixelHistogram(counts, found["levels"]) for example, counts in zip(examples, found[lesion])} for lesion in lesions_of(run.card)}
 
 
+def of_run(run: Run) -> dict[str, dict[str, PixelHistogram]]:
+    """The same, as the run has kept them."""
+    several, found = len(run.lesions) > 1, {}
+    for lesion in run.lesions:
+        with np.load(run.folder/f"{lesion}_histograms.npz" if several else run.folder/"histograms.npz", allow_pickle=False) as kept:
+            found[lesion] = {str(name): PixelHistogram(counts, kept["levels"]) for name, counts in zip(kept["names"], kept["counts"])}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
@@ -65,7 +75,8 @@ def main() -> None:
     off, on = (changed(load_run(run, "segmenter"), changes) for run, changes in zip(given.runs, (given.off, given.on)))
     if set(off.card["split"]["validation"]) != set(on.card["split"]["validation"]): raise RetinalError("The two runs were judged on other photographs; give runs of one split.")
     examples = [example for example in open_data(given.data, given.data_root).examples if photo_name(example) in set(off.card["split"]["validation"])]
-    without, with_it = (histograms(run, examples, given.cache) for run in (off, on))
+    without, with_it = (histograms(run, examples, given.cache) if changes or not list(run.folder.glob("*histograms.npz")) else of_run(run)
+                        for run, changes in ((off, given.off), (on, given.on)))
     rows = []
     if given.table.exists():
         with open(given.table, newline="", encoding="utf-8") as file: rows = [row for row in csv.DictReader(file) if row["idea"] != given.idea]

@@ -2,8 +2,9 @@
 
     python tools/transfer_tried.py results/transfer_tried.csv --study results/transfer_idrid.json --runs runs/
 
-The study of `run_transfer` comes first: its runs of `scratch` are what is compared with, its parameters, split and seeds are taken, and its classifiers where the
-idea is not about the classifier; where it has other photographs for stage 1, other eyes may be judged, and `scratch` is trained anew. Each idea changes one thing. `--ideas` names some of them, `--seeds` some of the seeds; what is finished is not trained again.
+The parameters, the split and the seeds are those of a study of `run_transfer`, whose JSON is given. Its classifiers and its arms with all photographs are what is compared with: where
+--runs holds them they are taken, else they are trained. Where an idea has other photographs for stage 1, other eyes may be judged, and `scratch` is trained anew. Each idea
+changes one thing. `--ideas` names some of them, `--seeds` some of the seeds; what is finished is not trained again.
 """
 import argparse
 import csv
@@ -17,7 +18,7 @@ import retinal_tl.segmenter
 from retinal_tl.cards import read_card
 from retinal_tl.encoders import encoder_of
 from retinal_tl.runs import run_stage1, run_stage2
-from retinal_tl.studies import Transfer, photos_interval, read_histograms, read_results, seeds_interval, study_parameters, transfer_jobs
+from retinal_tl.studies import Transfer, find_runs, photos_interval, read_histograms, read_results, seeds_interval, study_parameters, train_jobs, transfer_jobs
 
 COLUMNS = ("idea", "arm", "photos", "seeds", "scratch", "aupr", "gain", "low", "high", "seeds_low", "seeds_high", "stage1_auc", "stage1_minutes", "stage2_minutes")
 transfer_encoder = retinal_tl.segmenter.transfer_encoder
@@ -89,22 +90,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("--study", type=Path, required=True, help="JSON of run_transfer")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of its runs")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of its runs, and of those that are made")
     parser.add_argument("--ideas", nargs="+", choices=IDEAS, default=list(IDEAS))
     parser.add_argument("--seeds", nargs="+", type=int, help="only train, for these seeds, and write no table")
     given = parser.parse_args()
-    origin = read_results(given.study)["provenance"]
-    study, stage1, stage2 = study_parameters(Transfer, origin["parameters"])
-    folder = lambda name: given.runs/origin["runs"][name]["folder"]
-    encoder = next(job.parameters["encoder"] for job in transfer_jobs(study, stage1, stage2))
+    asked_for = read_results(given.study)["provenance"]["parameters"] | dict(output=str(given.runs), photos="", attention=False)
+    study, stage1, stage2 = study_parameters(Transfer, asked_for)
+    jobs = transfer_jobs(study, stage1, stage2)
+    encoder = next(job.parameters["encoder"] for job in jobs)
     finished = {idea: ([], []) for idea in given.ideas} # runs of the idea, and of scratch
     seeds = given.seeds or range(study.seed, study.seed+study.seeds)
+    jobs = [job for job in jobs if job.parameters["seed"] in seeds]
+    runs = train_jobs(jobs, find_runs(jobs))
     for idea in given.ideas:
         for seed in seeds:
             what = dict(encoder=encoder, seed=seed, split_seed=study.seed)
             asked = stage2 | what | dict(lesion=study.lesion, patience=stage2["epochs"])
-            of_study = lambda arm: folder(f"{study.lesion}, {encoder}, {arm}, all photographs, seed {seed}")
-            trained = lambda scratch: train(idea, seed, stage1 | what, asked, str(folder(f"stage 1, {encoder}, seed {seed}")), given.runs, scratch)
+            of_study = lambda arm: runs[f"{study.lesion}, {encoder}, {arm}, all photographs, seed {seed}"]
+            trained = lambda scratch: train(idea, seed, stage1 | what, asked, str(runs[f"stage 1, {encoder}, seed {seed}"]), given.runs, scratch)
             own_split = "data" in (IDEAS[idea][1] or {}) # which eyes may be judged depends on those that stage 1 has seen
             finished[idea][0].append(of_study(IDEAS[idea][0]) if idea.startswith("as the study") else trained(False))
             finished[idea][1].append(trained(True) if own_split else of_study("scratch"))
