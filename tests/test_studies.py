@@ -97,7 +97,7 @@ class Double:
         training = asdict(settings) | dict(seconds=10.0, epochs_trained=settings.epochs)
         card = toy_card("classifier" if stage is Stage1 else "segmenter", getattr(settings, "lesion", "exudates")) | dict(
             name=name, encoder=settings.encoder, width=settings.width, training=training, versions={}, hardware="a double", data=dict(name=settings.data),
-            split=dict(training=names[6:6+count], validation=names[:6], test=[]), parents=[] if stage is Stage1 else [dict(name=parent["name"], model=parent["files"]["model.onnx"], training=parent["training"], metrics=parent["metrics"])])
+            split=dict(training=names[6:6+count], validation=names[:6], test=[]), parents=[] if stage is Stage1 else [dict(name=parent["name"], kind=parent["kind"], model=parent["files"]["model.onnx"], training=parent["training"], metrics=parent["metrics"])])
         folder = Path(settings.output)/name
         if stage is Stage1: metrics = dict(accuracy=0.75, accuracy_interval=[0.5, 1.0], recall=0.5, precision=1.0, auc=0.875, auc_interval=[0.75, 1.0], trivial_accuracy=0.5, images=6)
         else:

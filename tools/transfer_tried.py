@@ -59,6 +59,7 @@ def train(idea: str, seed: int, stage1: dict, stage2: dict, classifier: str, run
     if scratch: arm, changes2, carry = "scratch", {}, transfer_encoder
     place = runs/"tried"/idea.replace(" ", "_").replace(",", "")
     place.mkdir(parents=True, exist_ok=True)
+    (runs/"cache").mkdir(exist_ok=True)
     if not (place/"cache").exists(): (place/"cache").symlink_to(os.path.relpath(runs/"cache", place))
     keras.utils.clear_session()
     if changes1 is not None:
