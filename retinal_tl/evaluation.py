@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['OUTCOME_COLORS', 'COLUMNS', 'tint', 'overlay', 'lesion_overlay', 'Collected', 'collect', 'collect_histograms',
            'precision_recall_curve', 'precision_at', 'sensitivity_at', 'lesion_level', 'image_level', 'calibration',
-           'evaluate_segmentation', 'evaluate_classifier', 'metrics_table', 'images_table', 'save_figure',
-           'plot_precision_recall', 'plot_roc', 'plot_froc', 'plot_reliability', 'plot_training_curves', 'plot_example',
-           'rank_images', 'contact_sheet']
+           'evaluate_segmentation', 'evaluate_classifier', 'markdown_table', 'metrics_table', 'images_table',
+           'save_figure', 'plot_precision_recall', 'plot_roc', 'plot_froc', 'plot_reliability', 'plot_training_curves',
+           'plot_example', 'rank_images', 'contact_sheet']
 
 # %% ../nbs/31_evaluation.ipynb #cell-2
 import math
@@ -328,6 +328,14 @@ def evaluate_classifier(
         result[f"{ours}_interval"] = interval(votes, figure, None if figure == "auc" else threshold, None, n, seed) if known else (math.nan, math.nan)
     return _plain(result)
 
+# %% ../nbs/31_evaluation.ipynb #2b29e7ec
+def markdown_table(
+    rows:Sequence[Sequence[object]], # the first is the head
+) -> str: # Markdown
+    "Rows of cells as a table; a cell is written as `str` has it."
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
+    return "\n".join(lines)
+
 # %% ../nbs/31_evaluation.ipynb #cell-60
 COLUMNS = {"aupr": "AUPR", "aupr_11": "AUPR, 11 points", "auc": "AUC", "dice": "Dice", "iou": "IoU",
            "sensitivity": "sensitivity", "recall": "recall", "specificity": "specificity", "precision": "precision",
@@ -358,10 +366,8 @@ def metrics_table(
     "A table with one row for each result."
     if "accuracy" in results: results = {"": results}
     columns = columns or [key for key in COLUMNS if any(key in result for result in results.values())]
-    rows = [["", *(COLUMNS[key] for key in columns)], ["---"] * (len(columns) + 1)]
-    for name, result in results.items():
-        rows.append([str(name).replace("|", "\\|"), *(_cell(result, key) for key in columns)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    rows = [[str(name).replace("|", "\\|"), *(_cell(result, key) for key in columns)] for name, result in results.items()]
+    return markdown_table([["", *(COLUMNS[key] for key in columns)], *rows])
 
 # %% ../nbs/31_evaluation.ipynb #cell-65
 def images_table(

@@ -29,7 +29,7 @@ from . import datasets, patches
 from .cards import SCHEMA_VERSION, lesions_of, read_card, write_card
 from .datasets import Dataset, Example, Split, join_datasets, read_dataset, split_examples
 from .evaluation import evaluate_classifier, evaluate_segmentation, plot_example, plot_precision_recall, save_figure
-from .images import LESIONS, RetinalError, check_name, printable, read_mask, read_photo, writing, write_png
+from .images import LESIONS, RetinalError, check_name, how_many, printable, read_mask, read_photo, writing, write_png
 from .inference import classify_prepared, segment_prepared
 from .leakage import Pair, find_same_eyes, guard, merge_eyes, read_signatures
 from .metrics import PixelHistogram, average_precision, best_threshold, coarsen, pixel_histogram, quantize, roc_auc
@@ -409,7 +409,7 @@ def run_stage1(report:Callable[[str], None]=print, # is told what happens, a lin
     metrics = evaluate_classifier(labels[1], probabilities, threshold)
     _keep_signatures(folder, sides)
     write_card(folder, card | dict(status="finished", threshold=threshold, metrics=dict(validation=metrics), files=files, training=card["training"] | _time(history)))
-    report(f"Stage 1 is in {printable(folder)}: AUC {_figure(metrics['auc'])} on {_validation(len(labels[1]))}.")
+    report(f"Stage 1 is in {printable(folder)}: AUC {_figure(metrics['auc'])} on {how_many(len(labels[1]), 'validation photograph')}.")
     return folder
 
 # %% ../nbs/33_runs.ipynb #cell-24
@@ -497,7 +497,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     write_card(folder, card | dict(status="finished", threshold=thresholds, metrics=metrics, files=files, training=card["training"] | _time(history)))
     _keep_signatures(folder, sides)
     figures = ", ".join(f"{_figure(result['aupr'])} of {lesion}" for lesion, result in validation.items())
-    report(f"Stage 2 is in {printable(folder)}: AUPR {figures} on {_validation(len(judged))}.")
+    report(f"Stage 2 is in {printable(folder)}: AUPR {figures} on {how_many(len(judged), 'validation photograph')}.")
     return folder
 
 def _fewer(split:Split, settings:Stage2) -> Split:
@@ -598,10 +598,6 @@ def _figure(value:float|None) -> str:
     "A figure for people; an undefined one in words."
     return "undefined (no lesion to find)" if value is None else f"{value:.3f}"
 
-def _validation(count:int) -> str:
-    "How many photographs were judged on, in words."
-    return f"{count} validation photograph{'' if count == 1 else 's'}"
-
 def _time(history:Sequence[dict]) -> dict:
     "How long it took and which epoch was kept."
     return dict(seconds=round(sum(row["seconds"] for row in history), 1), epochs_trained=len(history))
@@ -639,7 +635,7 @@ def _hardware() -> str:
     if keras.backend.backend() == "jax":
         import jax
         if jax.default_backend() != "cpu": return f"{jax.devices()[0].device_kind}, {_cores()} cores of {model}"
-    return f"CPU, {_cores()} core{'' if _cores() == 1 else 's'} of {model}"
+    return f"CPU, {how_many(_cores(), 'core')} of {model}"
 
 def _cores() -> int:
     "How many cores this process may use, which `taskset` or a container can make fewer than there are."

@@ -26,8 +26,8 @@ import cv2
 import numpy as np
 
 from .cards import read_card
-from .evaluation import OUTCOME_COLORS, overlay, save_figure
-from .images import LESIONS, RetinalError, check_name, printable, read_mask, write_text
+from .evaluation import OUTCOME_COLORS, markdown_table, overlay, save_figure
+from .images import LESIONS, RetinalError, check_name, how_many, printable, read_mask, write_text
 from .inference import segment
 from .metrics import PixelHistogram
 from .runs import ENCODERS, TRANSFERS, Stage1, Stage2, open_data, photo_name, run_stage1, run_stage2, settings_for
@@ -154,7 +154,7 @@ def transfer_jobs(study:Transfer, # of `study_parameters`
             if study.stage1_run is not None: parent = None
             elif photos is None: jobs.append(_job(parent, 1, {**stage1, **what}))
             much = {} if photos is None else dict(training_photos=photos)
-            jobs.extend(_job(f"{study.lesion}, {encoder}, {arm}, {photos or 'all'} photograph{'' if photos == 1 else 's'}, seed {seed}", 2,
+            jobs.extend(_job(f"{study.lesion}, {encoder}, {arm}, {how_many(photos, 'photograph') if photos else 'all photographs'}, seed {seed}", 2,
                              {**stage2, **what, **much, "lesion": study.lesion, "transfer": arm}, parent) for arm in several(study.arms, TRANSFERS))
     for photos in (None, *several(study.photos)): add(encoder, photos)
     if study.attention and study.stage1_run is None: add(_other_attention(encoder), None)
@@ -305,10 +305,11 @@ def seeds_interval(values:Iterable[float], # one for each seed
     return [float(values.mean()-reach), float(values.mean()+reach)]
 
 def read_histograms(run:str|Path, # folder of a finished run of stage 2
+                    lesion:str|None=None, # of a run that has several
                     ) -> dict[str, PixelHistogram]|None: # photo name → its histogram; none where the run has kept none
     "Coarse histograms of the validation photographs, as `run_stage2` keeps them."
     try:
-        with np.load(Path(run)/"histograms.npz", allow_pickle=False) as kept:
+        with np.load(Path(run)/(f"{lesion}_histograms.npz" if lesion else "histograms.npz"), allow_pickle=False) as kept:
             return {str(name): PixelHistogram(counts, kept["levels"]) for name, counts in zip(kept["names"], kept["counts"])}
     except (OSError, ValueError, KeyError): return None
 
@@ -497,11 +498,6 @@ def _with_interval(value:float|None, interval:Sequence[float]|None, digits:int=3
     if value is None: return "not defined"
     return f"{value:.{digits}f}" + ("" if interval is None or None in interval else f" ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})")
 
-def _markdown(rows:Sequence[Sequence[object]]) -> str:
-    "A table whose first row is the head."
-    lines = ["| "+" | ".join(map(str, row))+" |" for row in rows]
-    return "\n".join([lines[0], "|"+" --- |"*len(rows[0]), *lines[1:]])
-
 def comparisons_table(results:Mapping, # of `read_results`, of a transfer study
                       minus:str|None=None, # `scratch`, `without CBAM`: differences to it; none: the means themselves
                       ) -> str: # Markdown
@@ -509,14 +505,14 @@ def comparisons_table(results:Mapping, # of `read_results`, of a transfer study
     head = ["encoder", "learned from", "arm", {None: "AUPR", "scratch": "AUPR minus that of scratch"}.get(minus, f"AUPR minus that {minus}"), "95 % over seeds", "95 % over photographs"]
     found = sorted((one for one in results["comparisons"] if one["minus"] == minus), key=lambda one: (one["encoder"], one["photos"]))
     between = lambda interval: "" if interval is None else f"{interval[0]:z.3f} to {interval[1]:z.3f}"
-    return _markdown([head] + [[one["encoder"], f"{'all ' if one['all_photos'] else ''}{one['photos']}", one["arm"], f"{one['aupr']:z.3f}", between(one["seeds_interval"]), between(one["photos_interval"])] for one in found])
+    return markdown_table([head] + [[one["encoder"], f"{'all ' if one['all_photos'] else ''}{one['photos']}", one["arm"], f"{one['aupr']:z.3f}", between(one["seeds_interval"]), between(one["photos_interval"])] for one in found])
 
 def times_table(results:Mapping, # of `read_results`, of a transfer study
                 ) -> str: # Markdown
     "How long each arm takes to 95 % of the best of `scratch`."
     head = ["arm", "seeds that got there", "steps", "seconds of stage 2", "seconds with stage 1"]
     said = lambda one, name: "" if one[name] is None else _with_interval(one[name], one[f"{name}_interval"], 0)
-    return _markdown([head] + [[one["arm"], f"{one['reached']} of {one['seeds']}", *(said(one, name) for name in ("steps", "seconds", "seconds_with_stage1"))] for one in results["times"]])
+    return markdown_table([head] + [[one["arm"], f"{one['reached']} of {one['seeds']}", *(said(one, name) for name in ("steps", "seconds", "seconds_with_stage1"))] for one in results["times"]])
 
 # %% ../nbs/34_studies.ipynb #cell-47
 PUBLISHED_STAGE1 = {"vgg16": (0.87, 0.92, 0.80, 24), "vgg16_cbam": (0.89, 0.81, 0.98, 26), "resnet50": (0.866, 0.803, 0.90, 16), "resnet50_cbam": (0.871, 0.82, 0.9002, 18)} # accuracy, recall, precision, hours
@@ -554,7 +550,7 @@ def table_rows(runs:Mapping[str, Path], # name of each job → its finished run 
         card = read_card(folder)
         classifier, part = card["kind"] == "classifier", "test" if "test" in card["metrics"] else "validation"
         result = card["metrics"][part]
-        what = dict(table=1 if classifier else 2, lesion=card["lesion"], method=card["encoder"], source=f"this study, {result['images']} {part} photograph{'' if result['images'] == 1 else 's'} of {card['data']['name']}")
+        what = dict(table=1 if classifier else 2, lesion=card["lesion"], method=card["encoder"], source=f"this study, {how_many(result['images'], part+' photograph')} of {card['data']['name']}")
         for metric in _OF_CLASSIFIER if classifier else _OF_SEGMENTER:
             low, high = result.get(f"{metric}_interval") or (None, None)
             rows.append(what | dict(metric=metric, value=result[metric], low=low, high=high))
@@ -580,7 +576,7 @@ def paper_table(results:Mapping, # of `read_results`, of `run_tables`
         instead = {} if "accuracy" in grouped[key] else {"accuracy": next((f"({name.upper()} {_percent(grouped[key][name])})" for name in ("auc", "f1") if name in grouped[key]), "")}
         cells = [instead.get(metric) or (_percent(grouped[key][metric]) if metric in grouped[key] and not (instead and metric == "auc") else "") for metric in metrics]
         rows.append([*([key[0]] if table == 2 else []), key[1], _MEASURED.get(key[2], "ours"), *cells])
-    return f"{_caption([key[2] for key in sorted(grouped, key=place)])}\n\n{_markdown(rows)}"
+    return f"{_caption([key[2] for key in sorted(grouped, key=place)])}\n\n{markdown_table(rows)}"
 
 def _caption(sources:Sequence[str]) -> str:
     "What `ours`, `paper` and `others, via paper` are, as far as a table has them."

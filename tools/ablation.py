@@ -21,6 +21,7 @@ from retinal_tl.inference import Run, load_run, segment_prepared
 from retinal_tl.metrics import PixelHistogram, coarsen, pixel_histogram, quantize
 from retinal_tl.preprocess import Preprocessing, prepare_file
 from retinal_tl.runs import open_data, photo_name
+from retinal_tl.studies import read_histograms
 from retinal_tl.uncertainty import paired_difference
 
 COLUMNS = ("idea", "lesion", "without", "with", "gain", "low", "high", "p", "photos", "off", "on", "run_off", "run_on")
@@ -52,13 +53,9 @@ def histograms(run: Run, examples: list, cache: Path) -> dict[str, dict[str, Pix
         return {lesion: {photo_name(example): PixelHistogram(counts, found["levels"]) for example, counts in zip(examples, found[lesion])} for lesion in lesions_of(run.card)}
 
 
-def of_run(run: Run) -> dict[str, dict[str, PixelHistogram]]:
-    """The same, as the run has kept them."""
-    several, found = len(run.lesions) > 1, {}
-    for lesion in run.lesions:
-        with np.load(run.folder/f"{lesion}_histograms.npz" if several else run.folder/"histograms.npz", allow_pickle=False) as kept:
-            found[lesion] = {str(name): PixelHistogram(counts, kept["levels"]) for name, counts in zip(kept["names"], kept["counts"])}
-    return found
+def of_run(run: Run) -> dict[str, dict[str, PixelHistogram] | None]:
+    """The same, as the run has kept them; None where it has not."""
+    return {lesion: read_histograms(run.folder, lesion if len(run.lesions) > 1 else None) for lesion in run.lesions}
 
 
 def main() -> None:
@@ -75,8 +72,8 @@ def main() -> None:
     off, on = (changed(load_run(run, "segmenter"), changes) for run, changes in zip(given.runs, (given.off, given.on)))
     if set(off.card["split"]["validation"]) != set(on.card["split"]["validation"]): raise RetinalError("The two runs were judged on other photographs; give runs of one split.")
     examples = [example for example in open_data(given.data, given.data_root).examples if photo_name(example) in set(off.card["split"]["validation"])]
-    without, with_it = (histograms(run, examples, given.cache) if changes or not list(run.folder.glob("*histograms.npz")) else of_run(run)
-                        for run, changes in ((off, given.off), (on, given.on)))
+    kept = [dict.fromkeys(run.lesions) if changes else of_run(run) for run, changes in ((off, given.off), (on, given.on))]
+    without, with_it = (histograms(run, examples, given.cache) if None in found.values() else found for run, found in zip((off, on), kept))
     rows = []
     if given.table.exists():
         with open(given.table, newline="", encoding="utf-8") as file: rows = [row for row in csv.DictReader(file) if row["idea"] != given.idea]
