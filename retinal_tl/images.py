@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LESIONS', 'LESION_COLORS', 'PHOTO_SUFFIXES', 'MAX_PIXELS', 'RetinalError', 'show_images', 'printable', 'how_many',
-           'nearest', 'check_name', 'writing', 'write_text', 'write_png', 'read_photo', 'photo_size', 'read_mask',
-           'list_photos']
+           'available_cores', 'nearest', 'check_name', 'writing', 'write_text', 'write_png', 'read_photo', 'photo_size',
+           'read_mask', 'list_photos']
 
 # %% ../nbs/00_images.ipynb #cell-3
 import codecs
@@ -82,6 +82,10 @@ def how_many(number:int, # of things
             ) -> str: # both
     "A number with its word, in the right form."
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+def available_cores() -> int: # at least 1
+    "How many cores this process may use, which `taskset` or a container can make fewer than there are."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # %% ../nbs/00_images.ipynb #cell-19
 def nearest(word:str, # what was typed

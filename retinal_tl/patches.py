@@ -188,12 +188,14 @@ def blending_window(tile:int, # side of a tile
     return ramp[:, None]*ramp[None]
 
 # %% ../nbs/05_patches.ipynb #cell-26
+_PIXELS = 2**19 # of the tiles in one call
+
 def predict_tiles(image:np.ndarray, # (height, width, channels), uint8 or float
                   predict:Callable[[np.ndarray], np.ndarray], # float32 (n, tile, tile, channels) → (n, tile, tile, maps)
                   tile:int=160, # side of a tile
                   overlap:float=0.25, # share of a tile that the next one covers too
                   inside:np.ndarray|None=None, # bool (height, width): tiles outside are left out, and the result is 0 there
-                  batch:int=16, # tiles in one call
+                  batch:int|None=None, # tiles in one call; none: half a million pixels, which keeps the memory small and the cores busy
                   ) -> np.ndarray: # float32 (height, width), or (height, width, maps) where there is more than one map
     "What `predict` says of every pixel, from overlapping tiles. Raises `RetinalError` if maps are not of the tiles' size."
     if not 0 <= overlap <= 0.75: raise RetinalError(f"An overlap of {overlap} is out of range; choose 0 to 0.75.")
@@ -203,6 +205,7 @@ def predict_tiles(image:np.ndarray, # (height, width, channels), uint8 or float
     starts = [(top, left) for top in tops for left in lefts
               if inside is None or inside[max(top, 0):top+tile, max(left, 0):left+tile].any()]
     window, total, weight = blending_window(tile, overlap)[..., None], None, np.zeros(padded.shape[:2]+(1,), np.float32)
+    batch = batch or max(1, _PIXELS//tile**2)
     for i in range(0, len(starts), batch):
         corners = [(top-tops[0], left-lefts[0]) for top, left in starts[i:i+batch]]
         maps = np.asarray(predict(np.stack([padded[top:top+tile, left:left+tile] for top, left in corners]).astype(np.float32)))

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -29,8 +30,8 @@ from . import datasets, patches
 from .cards import SCHEMA_VERSION, lesions_of, read_card, write_card
 from .datasets import Dataset, Example, Split, join_datasets, read_dataset, split_examples
 from .evaluation import evaluate_classifier, evaluate_segmentation, plot_example, plot_precision_recall, save_figure
-from .images import LESIONS, RetinalError, check_name, how_many, printable, read_mask, read_photo, writing, write_png
-from .inference import classify_prepared, segment_prepared
+from .images import LESIONS, RetinalError, available_cores, check_name, how_many, printable, read_mask, read_photo, writing, write_png
+from .inference import classify_prepared, crop_maps, segment_prepared
 from .leakage import Pair, find_same_eyes, guard, merge_eyes, read_signatures
 from .metrics import PixelHistogram, average_precision, best_threshold, coarsen, pixel_histogram, quantize, roc_auc
 from .patches import PatchSource, patch_source, sample_patches
@@ -87,6 +88,7 @@ class Stage2:
     stage1_run: str|None=None # run folder; none: the newest in `output` that fits, or a new one
     transfer: str="frozen" # `frozen` (the paper), `finetune`, `scratch`
     start_run: str|None=None # run folder of stage 2, same network, whose weights this one begins with: thaw a frozen run, or go on with a finished one
+    teacher_run: str|None=None # run folder of stage 2, same lesions and preprocessing: photographs with a lesion but without outlines are learned from its maps
     encoder: str|None=None # of a new stage 1, or from scratch
     width: float|None=None # likewise
     diameter: int|None=None # pixels that the field of view is scaled to
@@ -148,7 +150,7 @@ _RANGES = dict(width=(0.01, 4), diameter=(32, 8192), image_size=(32, 8192), patc
 
 def settings_for(stage:type, # `Stage1` or `Stage2`
                  parameters:Mapping[str, object], # by name; a value of None: the preset's
-                 ): # an instance of `stage` in which nothing is left open except data_root, csv, stage1_run and start_run
+                 ): # an instance of `stage` in which nothing is left open except data_root, csv, stage1_run, start_run and teacher_run
     "Check every name and value, and fill in the preset. Raises `RetinalError` with the nearest right word."
     types = {field.name: str(field.type) for field in fields(stage)}
     name_of_stage = "stage 1" if stage is Stage1 else "stage 2"
@@ -286,8 +288,9 @@ def _stamp(path:Path) -> tuple:
     except OSError: return ()
     return status.st_size, status.st_mtime_ns
 
-def _sides(examples:Sequence[Example], settings, known:Mapping[str, np.ndarray], known_eyes:Sequence[str], report:Callable[[str], None]) -> _Sides:
-    "Group the same eyes, split, and guard; `known` are the signatures of photographs that an earlier stage learned from."
+def _sides(examples:Sequence[Example], settings, known:Mapping[str, np.ndarray], known_eyes:Sequence[str], report:Callable[[str], None], taught:Sequence[Example]=()) -> _Sides:
+    "Group the same eyes, split, and guard; `known` are the signatures of photographs that an earlier stage learned from, `taught` photographs that can only be learned from."
+    examples = [*examples, *taught]
     by_path = {str(example.photo): example for example in examples}
     paths = [example.photo for example in examples]
     read, signatures, problems = _remembered(read_signatures, paths, stamp=[_stamp(path) for path in paths])
@@ -299,7 +302,11 @@ def _sides(examples:Sequence[Example], settings, known:Mapping[str, np.ndarray],
     examples = list(merge_eyes(examples, pairs))
     seen = {pair.first for pair in _remembered(find_same_eyes, names, signatures, list(known), np.stack(list(known.values())))} if known else set()
     pinned = frozenset(example.eye for name, example in zip(names, examples) if name in known or name in seen or example.eye in known_eyes)
-    split = split_examples(examples, settings.validation, settings.seed if settings.split_seed is None else settings.split_seed, pinned, settings.fold or 0)
+    never_judged = {photo_name(example) for example in taught}
+    divided = [example for example in examples if photo_name(example) not in never_judged]
+    split = split_examples(divided, settings.validation, settings.seed if settings.split_seed is None else settings.split_seed, pinned, settings.fold or 0)
+    judged = {example.eye for example in split.validation+split.test}
+    split = replace(split, training=split.training+tuple(example for example in examples if photo_name(example) in never_judged and example.eye not in judged))
     if not split.validation: raise RetinalError("No photographs are left to validate on: stage 1 learned from all of these eyes. Give another stage1_run or more data.")
     of_name = dict(zip(names, signatures))
     side = lambda part: ([photo_name(example) for example in part], np.stack([of_name[photo_name(example)] for example in part]))
@@ -349,7 +356,24 @@ def _probabilities(predict:Callable, prepared:Sequence[Prepared], card:dict) -> 
 
 def _keras_predict(model) -> Callable[[np.ndarray], np.ndarray]:
     "A Keras model as a function from arrays to arrays."
-    return lambda pictures: np.asarray(model.predict_on_batch(pictures))
+    if not _on_accelerator(): return lambda pictures: np.asarray(model.predict_on_batch(pictures))
+    one_at_a_time = Lock()
+    def predict(pictures): # JAX compiles anew for each number of pictures, so they are filled up to a power of two
+        filled = np.pad(pictures, ((0, (1 << (len(pictures)-1).bit_length())-len(pictures)), (0, 0), (0, 0), (0, 0)))
+        with one_at_a_time: return np.asarray(model.predict_on_batch(filled))[:len(pictures)]
+    return predict
+
+def _on_accelerator() -> bool:
+    "Whether the network computes elsewhere than on the processor."
+    import keras
+    if keras.backend.backend() != "jax": return False
+    import jax
+    return jax.default_backend() != "cpu"
+
+def _each(function:Callable, items:Sequence) -> list:
+    "The function's answers in order: in threads where an accelerator computes, else one after the other, as each keeps all cores busy."
+    if not _on_accelerator(): return [function(item) for item in items]
+    with ThreadPoolExecutor(available_cores()) as pool: return list(pool.map(function, items))
 
 def _auc(labels:np.ndarray, probabilities:np.ndarray) -> dict[str, float]:
     "The area under the ROC curve of a classifier."
@@ -383,7 +407,7 @@ def run_stage1(report:Callable[[str], None]=print, # is told what happens, a lin
                      head=dict(pooling=settings.pooling, dropout=settings.dropout) | (dict(image_size=settings.image_size) if settings.pooling == "flatten" else {}))
     write_card(folder, card)
     preprocessing, cache = Preprocessing(**card["preprocessing"]), Path(settings.output)/"cache"
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         prepared = [list(pool.map(lambda example: prepare_file(example.photo, preprocessing, cache), part)) for part in (sides.split.training, sides.split.validation)]
     labels = [np.array([example.label for example in part]) for part in (sides.split.training, sides.split.validation)]
     report(f"Stage 1: {len(labels[0])} photographs to learn from, {len(labels[1])} to judge by.")
@@ -425,15 +449,15 @@ def _load_sources(examples:Sequence[Example], lesions:Sequence[str], preprocessi
         for i, lesion in enumerate(lesions):
             if example.masks.get(lesion) is not None: coverage[..., i] = prepare_mask(_mask(example, lesion, prepared.shape), prepared.field, preprocessing)
         return patch_source(np.array(prepared.image), coverage, prepared.inside)
-    with ThreadPoolExecutor(_cores()) as pool: return list(pool.map(load, examples))
+    with ThreadPoolExecutor(available_cores()) as pool: return list(pool.map(load, examples))
 
 def _measure_segmenter(model, sources:Sequence[PatchSource], lesions:Sequence[str], side:int, batch:int) -> dict[str, float]:
     "AUPR over the tiles of the validation photographs, at the network's scale; of several lesions the mean, then each."
-    counted, predict = [[] for _ in lesions], _keras_predict(model)
-    for source in sources:
+    predict = _keras_predict(model)
+    def counted(source):
         maps = np.clip(patches.predict_tiles(source.image, predict, side, 0.0, source.inside, batch), 0, 1).reshape(source.coverage.shape)
-        for i, histograms in enumerate(counted): histograms.append(pixel_histogram(maps[..., i], source.coverage[..., i] > 127, source.inside))
-    each = {lesion: average_precision(sum(histograms)) for lesion, histograms in zip(lesions, counted)}
+        return [pixel_histogram(maps[..., i], source.coverage[..., i] > 127, source.inside) for i in range(len(lesions))]
+    each = {lesion: average_precision(sum(histograms)) for lesion, histograms in zip(lesions, zip(*_each(counted, sources)))}
     defined = [value for value in each.values() if not np.isnan(value)]
     mean = float(np.mean(defined)) if defined else float("nan")
     return dict(aupr=mean) | ({f"aupr_{lesion}": value for lesion, value in each.items()} if len(lesions) > 1 else {})
@@ -447,10 +471,11 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     _check_shares(settings)
     training = _training()
     if settings.stage1_run is not None: _stage1_card(settings.stage1_run)
-    start = None if settings.start_run is None else read_card(settings.start_run)
+    start, teacher = (None if run is None else read_card(run) for run in (settings.start_run, settings.teacher_run))
     dataset = open_data(settings.data, settings.data_root, settings.csv)
     lesions = settings.lesion.split("+")
     healthy = [example for example in dataset.examples if example.label is False and not example.masks]
+    unlabelled = [example for example in dataset.examples if teacher and example.label and not example.masks]
     examples = [example for example in dataset.examples if all(lesion in example.masks for lesion in lesions)]
     for lesion in lesions:
         if not any(example.masks[lesion] for example in examples):
@@ -461,12 +486,16 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     if parent: settings = replace(settings, encoder=parent["encoder"], width=parent["width"])
     _check_side(settings)
     if start: _check_start(start, settings)
-    before = {folder: card for folder, card in ((stage1, parent), (settings.start_run, start)) if card} # what was learned before, and must not be judged on
+    if teacher: _check_teacher(teacher, settings)
+    before = {folder: card for folder, card in ((stage1, parent), (settings.start_run, start), (settings.teacher_run, teacher)) if card} # what was learned before, and must not be judged on
     known = {name: signature for folder in before for name, signature in _kept_signatures(folder).items()}
-    sides = _sides(examples+healthy, settings, known, [eye for card in before.values() for eye in card["data"].get("training_eyes", ())], report)
+    sides = _sides(examples+healthy, settings, known, [eye for card in before.values() for eye in card["data"].get("training_eyes", ())], report, unlabelled)
     sides = replace(sides, split=replace(sides.split, validation=tuple(example for example in sides.split.validation if example.masks), test=tuple(example for example in sides.split.test if example.masks)))
     if not sides.split.validation: raise RetinalError("No outlined photographs are left to validate on; give another stage1_run or more data.")
+    taught = [example for example in sides.split.training if example.label and not example.masks]
     if settings.training_photos is not None: sides = replace(sides, split=_fewer(sides.split, settings))
+    outlined = [example for example in sides.split.training if example not in taught]
+    sides = replace(sides, split=replace(sides.split, training=(*outlined, *taught)))
     folder = _run_folder(f"stage2-{settings.lesion if len(lesions) < len(LESIONS) else 'all'}-{settings.transfer}", settings, sides.split, "".join(card["files"]["model.keras"] for card in before.values()))
     finished = _finished(folder, settings, report)
     if finished: return finished
@@ -474,8 +503,8 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
                      parents=[dict(name=one["name"], kind=one["kind"], model=one["files"]["model.keras"], data=one["data"], metrics=one["metrics"], training=one["training"]) for one in before.values()])
     write_card(folder, card)
     preprocessing, cache = Preprocessing(**card["preprocessing"]), Path(settings.output)/"cache"
-    learned, judged = [_load_sources(part, lesions, preprocessing, cache) for part in (sides.split.training, sides.split.validation)]
-    report(f"Stage 2, {settings.lesion}, {settings.transfer}: {len(learned)} photographs to learn from, {len(judged)} to judge by.")
+    learned, judged = [_load_sources(part, lesions, preprocessing, cache) for part in (outlined, sides.split.validation)]
+    report(f"Stage 2, {settings.lesion}, {settings.transfer}: {len(sides.split.training)} photographs to learn from, {len(judged)} to judge by.")
 
     import keras
     keras.utils.set_random_seed(settings.seed)
@@ -485,6 +514,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
         transfer_encoder(training.load_weights(stage1), model, settings.transfer)
     if start: model.set_weights(training.load_weights(settings.start_run).get_weights())
     if settings.alarm_share: learned = _with_alarms(learned, _predictor(Path(settings.start_run), model), start, report)
+    if taught: learned = _with_taught(learned, _load_taught(taught, Path(settings.teacher_run), preprocessing, cache))
     make_batch = lambda epoch, step: _patch_batch(learned, settings, epoch, step)
     _picture_of_patches(folder, make_batch)
     history = training.train(model, make_batch, lambda model: _measure_segmenter(model, judged, lesions, settings.patch_size, settings.batch_size), folder, _recipe(settings), report)
@@ -528,6 +558,13 @@ def _check_start(start:dict, settings:Stage2) -> None:
     differing = [f"{name} {found[name]!r} where {value!r} is asked for" for name, value in asked.items() if found[name] != value]
     if differing: raise RetinalError(f"start_run cannot begin this training: it has {differing[0]}; give another run, or ask for the same.")
 
+def _check_teacher(teacher:dict, settings:Stage2) -> None:
+    "Raise unless the run to learn from gives maps of the lesions and of the scale that the settings ask for."
+    if teacher["kind"] != "segmenter": raise RetinalError(f"teacher_run is a {teacher['kind']}; give a run of stage 2, whose maps can stand for outlines.")
+    given, asked = ("+".join(lesions_of(teacher)), teacher["preprocessing"]), (settings.lesion, asdict(Preprocessing(diameter=settings.diameter, clahe=settings.clahe)))
+    for name, one, other in zip(("lesion", "preprocessing"), given, asked):
+        if one != other: raise RetinalError(f"teacher_run has {name} {one!r} where {other!r} is asked for; give another run, or ask for the same.")
+
 def _check_shares(settings:Stage2) -> None:
     "Raise if patches are to be placed on false alarms of no network, or more than all of them."
     if settings.alarm_share and settings.start_run is None: raise RetinalError("alarm_share places patches where the network of start_run is wrong; give a start_run, or leave it out.")
@@ -562,8 +599,23 @@ def _finished_runs(output:str|Path, kind:str) -> list[Path]:
         if card["kind"] == kind: found.append((card["created"], path.parent))
     return [folder for _, folder in sorted(found)]
 
+# %% ../nbs/33_runs.ipynb #1eeac0e4
+def _load_taught(examples:Sequence[Example], teacher:Path, preprocessing:Preprocessing, cache:Path) -> list[PatchSource]:
+    "Prepared photographs with the maps of a network in place of masks; what it holds for less likely than `ALARM` is none."
+    card, predict = read_card(teacher), _predictor(teacher, _training().load_weights(teacher))
+    def load(example):
+        prepared = prepare_file(example.photo, preprocessing, cache)
+        maps = crop_maps(prepared, predict, card)
+        return patch_source(np.array(prepared.image), np.where(maps < patches.ALARM, 0, np.round(255*maps)).astype(np.uint8), prepared.inside)
+    return _each(load, examples)
+
+def _with_taught(learned:Sequence[PatchSource], taught:Sequence[PatchSource]) -> list[PatchSource]:
+    "Both, those with outlined lesions so often that they are about as many as the taught ones."
+    outlined = [source for source in learned if any(source.lesions)]
+    return [*learned, *outlined*(max(1, round(len(taught)/max(1, len(outlined))))-1), *taught]
+
 # %% ../nbs/33_runs.ipynb #cell-29
-_ELSEWHERE = ("output", "resume", "stage1_run", "start_run", "data_root", "csv") # places: what lies there is in the name by its digest
+_ELSEWHERE = ("output", "resume", "stage1_run", "start_run", "teacher_run", "data_root", "csv") # places: what lies there is in the name by its digest
 
 def _identity(settings, split:Split, parent:str) -> str:
     "A digest of all that makes a training what it is."
@@ -634,12 +686,8 @@ def _hardware() -> str:
     import keras
     if keras.backend.backend() == "jax":
         import jax
-        if jax.default_backend() != "cpu": return f"{jax.devices()[0].device_kind}, {_cores()} cores of {model}"
-    return f"CPU, {how_many(_cores(), 'core')} of {model}"
-
-def _cores() -> int:
-    "How many cores this process may use, which `taskset` or a container can make fewer than there are."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if jax.default_backend() != "cpu": return f"{jax.devices()[0].device_kind}, {how_many(available_cores(), 'core')} of {model}"
+    return f"CPU, {how_many(available_cores(), 'core')} of {model}"
 
 # %% ../nbs/33_runs.ipynb #cell-31
 def _keep_signatures(folder:Path, sides:_Sides) -> None:
@@ -675,9 +723,11 @@ def _predictor(folder:Path, model) -> Callable[[np.ndarray], np.ndarray]:
 # %% ../nbs/33_runs.ipynb #cell-33
 def _keep_maps(examples:Sequence[Example], card:dict, predict:Callable, cache:Path, kept:Path) -> None:
     "Each photo's 16-bit maps, at its own size, as files of a folder, so that the network sees it once for all lesions and figures."
-    for i, example in enumerate(examples):
+    def keep(numbered):
+        i, example = numbered
         prepared = prepare_file(example.photo, Preprocessing(**card["preprocessing"]), cache)
         for lesion, probability in segment_prepared(prepared, predict, card).items(): np.save(kept/f"{i}-{lesion}.npy", quantize(probability))
+    _each(keep, list(enumerate(examples)))
 
 def _counting(items, counted:dict[str, PixelHistogram]):
     "The items as they come; their coarse histograms go into `counted`."

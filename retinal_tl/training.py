@@ -14,6 +14,7 @@ import io
 import json
 import time
 import zipfile
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ import numpy as np
 
 from .cards import file_digest, lesions_of, read_card
 from .classifier import build_classifier
-from .images import RetinalError, check_name, printable, write_text, writing
+from .images import RetinalError, available_cores, check_name, printable, write_text, writing
 from .losses import make_loss
 from .segmenter import build_segmenter
 
@@ -186,13 +187,21 @@ def _train_epoch(model:keras.Model, make_batch:Callable, epoch:int, recipe:Recip
     return dict(epoch=epoch+1, loss=loss, learning_rate=rate, began=began)
 
 def _ahead(make_batch:Callable, epoch:int, steps:int):
-    "The batches of an epoch in order, each made while the model learns from the one before."
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(make_batch, epoch, 0)
-        for step in range(1, steps+1):
-            batch = coming.result()
-            if step < steps: coming = pool.submit(make_batch, epoch, step)
+    "The batches of an epoch in order, made on the other cores while the model learns from those before."
+    workers = min(max(1, available_cores()-1), 8)
+    with ThreadPoolExecutor(workers) as pool:
+        ask = lambda step: pool.submit(lambda: _on_device(make_batch(epoch, step)))
+        coming = deque(ask(step) for step in range(min(workers, steps)))
+        for step in range(workers, steps+workers):
+            batch = coming.popleft().result()
+            if step < steps: coming.append(ask(step))
             yield batch
+
+def _on_device(batch:tuple[np.ndarray, np.ndarray]) -> tuple:
+    "The batch where the model is, so that a GPU does not wait for its copy."
+    if keras.backend.backend() != "jax": return batch
+    import jax
+    return jax.device_put(batch)
 
 # %% ../nbs/22_training.ipynb #cell-24
 def write_history(folder:str|Path, # the run folder
