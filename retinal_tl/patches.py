@@ -64,7 +64,7 @@ def random_tint(image:np.ndarray, # uint8 (height, width, 3)
     if not (settings.brightness or settings.contrast or settings.color): return image
     gain = _factor(settings.brightness, rng)*np.array([_factor(settings.color, rng) for _ in range(3)])
     contrast, levels = _factor(settings.contrast, rng), np.arange(256.0)
-    middle = image.mean((0, 1))
+    middle = np.array(cv2.mean(image)[:3])
     table = np.clip((levels[:, None]-middle)*contrast*gain+middle*gain, 0, 255)
     table[0] = 0 # outside the field
     return cv2.LUT(image, table.astype(np.uint8)[:, None])
