@@ -52,7 +52,7 @@ CARD_SCHEMA = {
         "preprocessing": _preprocessing_schema,
         "tile": {"type": "integer", "minimum": 16, "maximum": 8192},
         "overlap": {"type": "number", "minimum": 0, "maximum": 0.75},
-        "flips": {"type": "boolean"},
+        "flips": {"enum": [True, False, "half turn"]},
         "threshold": {"anyOf": [_threshold_schema, {"type": "object", "propertyNames": {"enum": list(LESIONS)},
                                                 "additionalProperties": _threshold_schema}]},
         "files": {"type": "object", "propertyNames": {"pattern": _file_name},

@@ -313,7 +313,7 @@ def _readme(card, format, side, facts):
 
 def _tiles_text(card, side):
     if card["kind"] == "segmenter":
-        mirrors = " Do so for its four mirror images, too, and take the mean." if card.get("flips") else ""
+        mirrors = {True: " Do so for its four mirror images, too, and take the mean.", "half turn": " Do so once more for the crop turned by 180 degrees, and take the mean."}.get(card.get("flips"), "")
         return (f"Cut it into tiles of {side} x {side} pixels, as in training, that overlap by {card['overlap']:.0%}, and blend their maps where they do."
                 f"{mirrors} Then scale the map back to the square.")
     if side >= card["preprocessing"]["diameter"]: return f"Add black at the right and the bottom up to {side} x {side} pixels."

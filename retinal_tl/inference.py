@@ -160,13 +160,15 @@ def segment_prepared(
         return np.clip(probability, 0, 1, out=probability)
     return {lesion: whole(np.ascontiguousarray(maps[..., i])) for i, lesion in enumerate(lesions_of(card))}
 
+_MIRRORS = {False: ((1, 1),), "half turn": ((1, 1), (-1, -1)), True: ((1, 1), (1, -1), (-1, 1), (-1, -1))} # steps along rows and columns
+
 def crop_maps(
     prepared:Prepared, # a photo, prepared as the card says
     predict:Callable, # as in `segment_prepared`
     card:dict, # as in `segment_prepared`
 ) -> np.ndarray: # float32 (diameter, diameter, lesions), 0..1
     "The maps at the network's scale, the mean over the photo's mirror images where the card asks for them."
-    total, mirrors = 0, ((1, 1), (1, -1), (-1, 1), (-1, -1)) if card.get("flips") else ((1, 1),)
+    total, mirrors = 0, _MIRRORS[card.get("flips", False)]
     for rows, columns in mirrors:
         maps = predict_tiles(prepared.image[::rows, ::columns], predict, card["tile"], card["overlap"], prepared.inside[::rows, ::columns])
         total = total + (maps if maps.ndim == 3 else maps[..., None])[::rows, ::columns]

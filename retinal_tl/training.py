@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'PRECISIONS', 'ONNX_TOLERANCE', 'Recipe', 'choose_precision', 'learning_rates', 'one_operation_at_a_time',
            'reseed', 'save_state', 'load_state', 'train', 'write_history', 'curves', 'build_model', 'as_float32',
-           'load_weights', 'write_onnx', 'onnx_difference', 'save_model']
+           'load_weights', 'write_onnx', 'onnx_difference', 'save_model', 'save_onnx']
 
 # %% ../nbs/22_training.ipynb #cell-3
 import csv
@@ -323,12 +323,19 @@ def save_model(model:keras.Model, # best weights, any precision
         with open(temporary, "wb") as file: file.write(_keras_bytes(twin))
     files = ["model.keras"]
     if keras.backend.backend() == "tensorflow":
-        write_onnx(twin, folder/"model.onnx")
-        difference = onnx_difference(twin, folder/"model.onnx", tiles)
-        if not difference <= ONNX_TOLERANCE:
-            raise RetinalError(f"{printable(folder/'model.onnx')} differs from its Keras model by {difference:.1e}; please report this.")
+        save_onnx(twin, folder, tiles)
         files.append("model.onnx")
     return {name: file_digest(folder/name) for name in files}
+
+def save_onnx(model:keras.Model, # float32
+              folder:str|Path, # the run folder
+              tiles:np.ndarray, # as in `save_model`
+              ) -> None:
+    "model.onnx, checked equal. Raises `RetinalError` if it differs, and as `write_onnx` does."
+    path = Path(folder)/"model.onnx"
+    write_onnx(model, path)
+    difference = onnx_difference(model, path, tiles)
+    if not difference <= ONNX_TOLERANCE: raise RetinalError(f"{printable(path)} differs from its Keras model by {difference:.1e}; please report this.")
 
 def _keras_bytes(model:keras.Model) -> bytes:
     "What `model.save` writes; it insists on a name that ends with .keras."

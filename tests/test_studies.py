@@ -18,7 +18,7 @@ from toy_runs import toy_card, toy_model, write_run
 
 import retinal_tl.studies
 from retinal_tl.cards import read_card
-from retinal_tl.images import RetinalError
+from retinal_tl.images import LESIONS, RetinalError
 from retinal_tl.metrics import coarsen, pixel_histogram
 from retinal_tl.runs import Stage1, Stage2, open_data, photo_name, settings_for
 from retinal_tl.studies import (
@@ -257,3 +257,40 @@ def test_what_was_tried_is_compared_with_the_study_and_trains_what_is_missing(do
     monkeypatch.setattr(sys, "argv", command+["--seeds", "1"])
     transfer_tried.main()
     assert len(double.trained)-before == 3*4+3*2+2  # the arms are there; the double knows nothing of earlier runs of the idea
+
+
+def test_ideas_are_compared_by_photograph_over_both_folds(tmp_path, monkeypatch):
+    import ablation_folds
+    trained = []
+
+    def stage2(**settings):
+        """A run whose maps are good where the network has twice the channels, and poor elsewhere."""
+        trained.append(settings)
+        folder, rng, truth = tmp_path/f"run{len(trained)}", np.random.default_rng(settings["fold"]), np.zeros(400, bool)
+        truth[:40] = True
+        write_run(folder, toy_model(), toy_card("segmenter", list(LESIONS), threshold=dict.fromkeys(LESIONS, 0.5), hardware="a drawing board"))
+        for lesion in LESIONS:
+            maps = [truth*(0.5 if settings["width"] == 0.5 else 0.1)+0.5*rng.random(400) for _ in range(6)]
+            counted = [coarsen(pixel_histogram(probability.astype(np.float32), truth)) for probability in maps]
+            np.savez(folder/f"{lesion}_histograms.npz", names=np.array([f"idrid:{settings['fold']}-{i}.jpg" for i in range(6)]), counts=np.stack([one.counts for one in counted]), levels=counted[0].levels)
+        return folder
+
+    monkeypatch.setattr(ablation_folds, "run_stage2", stage2)
+    command = ["ablation_folds", str(tmp_path/"table.csv"), "--idrid", "eyes", "--screening", "more", "--ideas", "twice the channels", "tiles overlap by a quarter", "healthy photographs among the patches"]
+    monkeypatch.setattr(sys, "argv", command)
+    ablation_folds.main()
+    with open(tmp_path/"table.csv", newline="") as file: rows = list(csv.DictReader(file))
+    assert [row["idea"] for row in rows[::4]] == command[7:] and [row["lesion"] for row in rows[:4]] == list(LESIONS) and {row["photos"] for row in rows} == {"12"}
+    assert all(float(row["low"]) > 0.1 for row in rows[:4]) and all(float(row["gain"]) == 0 for row in rows[4:])
+    assert [(settings["fold"], settings["data_root"]) for settings in trained] == [(0, "eyes"), (1, "eyes")]*3+[(0, "eyes+more"), (1, "eyes+more")]
+    trained.clear()
+    monkeypatch.setattr(sys, "argv", command+["--share", "2", "3"])
+    ablation_folds.main()
+    assert [(settings["width"], settings["fold"], settings["overlap"] if "overlap" in settings else None) for settings in trained] == [(0.25, 1, None), (0.25, 0, 0.0), (0.25, 1, None)]
+
+
+def test_the_table_of_ideas_is_whole():
+    import ablation_folds
+    with open(REPOSITORY/"results"/"ablation_folds.csv", newline="") as file: rows = list(csv.DictReader(file))
+    assert [(row["idea"], row["lesion"]) for row in rows] == [(idea, lesion) for idea in ablation_folds.IDEAS for lesion in LESIONS]
+    assert list(rows[0]) == list(ablation_folds.COLUMNS) and all(float(row["low"]) <= float(row["gain"]) <= float(row["high"]) for row in rows)

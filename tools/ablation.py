@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retinal_tl.cards import lesions_of
+from retinal_tl.cards import lesions_of, read_card
 from retinal_tl.images import RetinalError, read_mask
 from retinal_tl.inference import Run, load_run, segment_prepared
 from retinal_tl.metrics import PixelHistogram, coarsen, pixel_histogram, quantize
@@ -32,6 +32,13 @@ def changed(run: Run, changes: list[str]) -> Run:
     """The run with other entries in its card, given as name=JSON."""
     entries = {name: json.loads(value) for name, _, value in (change.partition("=") for change in changes)}
     return Run(run.folder, run.card | entries, run.session)
+
+
+def opened(folder: str, changes: list[str]) -> Run:
+    """The run with the changes; where there are none and it has kept its histograms, its model need not be there."""
+    card = read_card(folder)
+    if not changes and all(of_run(Run(Path(folder), card, None)).values()): return Run(Path(folder), card, None)
+    return changed(load_run(folder, "segmenter"), changes)
 
 
 def histograms(run: Run, examples: list, cache: Path) -> dict[str, dict[str, PixelHistogram]]:
@@ -69,7 +76,7 @@ def main() -> None:
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--cache", type=Path, default=Path("runs")/"cache")
     given = parser.parse_args()
-    off, on = (changed(load_run(run, "segmenter"), changes) for run, changes in zip(given.runs, (given.off, given.on)))
+    off, on = (opened(run, changes) for run, changes in zip(given.runs, (given.off, given.on)))
     if set(off.card["split"]["validation"]) != set(on.card["split"]["validation"]): raise RetinalError("The two runs were judged on other photographs; give runs of one split.")
     examples = [example for example in open_data(given.data, given.data_root).examples if photo_name(example) in set(off.card["split"]["validation"])]
     kept = [dict.fromkeys(run.lesions) if changes else of_run(run) for run, changes in ((off, given.off), (on, given.on))]

@@ -16,7 +16,7 @@ from retinal_tl.runs import run_stage2
 from retinal_tl.studies import read_histograms
 from retinal_tl.uncertainty import paired_difference
 
-COLUMNS = ("idea", "lesion", "without", "with", "gain", "low", "high", "p", "photos", "folds", "changed", "seconds_without", "seconds_with", "hardware")
+COLUMNS = ("idea", "lesion", "without", "with", "gain", "low", "high", "p", "photos", "folds", "changed", "hardware")
 FOLDS = 2
 RECIPE = dict(preset="best", data="idrid", lesion="all", transfer="scratch", encoder="vgg16", width=0.25, diameter=720, patch_size=192, batch_size=16, epochs=2, steps_per_epoch=200, flips=False,
               patience=100, validation=1/FOLDS, split_seed=0)
@@ -37,13 +37,11 @@ IDEAS = {
     "a finer scale, 1,440 pixels across the field": (dict(diameter=1440, patch_size=384), "in"),
     "twice the channels": (dict(width=0.5), "in"),
     "three times the steps": (dict(steps_per_epoch=600), "in"),
-    "self-training on screening photographs": (SCREENING | dict(teacher_run="reference"), "in"),
 }
 
 
 def train(changes: dict, fold: int, given: argparse.Namespace) -> Path:
     """The finished run of the recipe with these changes, on one fold."""
-    if "teacher_run" in changes: changes = changes | dict(teacher_run=str(train({}, fold, given)))
     root = f"{given.idrid}+{given.screening}" if "csv" in changes else given.idrid
     return run_stage2(**RECIPE | changes | dict(data_root=root, fold=fold, seed=given.seed, output=str(given.runs)))
 
@@ -56,8 +54,7 @@ def pooled(folders: list[Path], lesion: str) -> dict[str, PixelHistogram]:
 def rows(idea: str, changes: dict, without: list[Path], with_it: list[Path]) -> list[dict]:
     """A row for each lesion."""
     cards, found = [[read_card(folder) for folder in side] for side in (without, with_it)], []
-    seconds = [f"{sum(card['training']['seconds'] for card in side)/len(side):.0f}" for side in cards]
-    about = dict(folds=len(without), changed=" ".join(f"{name}={value}" for name, value in changes.items()), seconds_without=seconds[0], seconds_with=seconds[1], hardware=cards[1][0]["hardware"])
+    about = dict(folds=len(without), changed=" ".join(f"{name}={value}" for name, value in changes.items()), hardware=cards[1][0]["hardware"])
     for lesion in lesions_of(cards[0][0]):
         difference = paired_difference(pooled(with_it, lesion), pooled(without, lesion))
         values = (difference.second, difference.first, difference.difference, difference.low, difference.high, difference.p)
