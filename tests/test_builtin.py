@@ -16,7 +16,7 @@ from retinal_tl.synthetic import phantom
 # Mean probability over a phantom of 700 pixels, as measured when the models landed (2026-11-26).
 SEGMENTER = {11: dict(exudates=0.002884, hemorrhages=0.004174, microaneurysms=8.547e-05, soft_exudates=4.696e-06),
              12: dict(exudates=0.004074, hemorrhages=0.009503, microaneurysms=6.829e-05, soft_exudates=2.891e-05)}
-CLASSIFIER = {11: 0.123, 12: 0.553, 13: 0.157}
+CLASSIFIER = {17: 0.704, 18: 0.513, 20: 0.245}
 IDRID = os.environ.get("RETINAL_TL_IDRID")
 
 
