@@ -36,19 +36,23 @@ def halve_weights(
     for weight in graph.initializer:
         if weight.data_type != onnx.TensorProto.FLOAT: continue
         name, values = weight.name, numpy_helper.to_array(weight)
-        with np.errstate(over="ignore"): half = values.astype(np.float16)
-        if not np.isfinite(half).all(): raise RetinalError(f"The weight {printable(name)} holds numbers above 65,504, which 16 bits cannot; keep the model in 32.")
-        weight.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+        weight.CopyFrom(numpy_helper.from_array(_half(values, name), f"{name}_half"))
         casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
     for cast in reversed(casts): graph.node.insert(0, cast)
     onnx.checker.check_model(model)
     return model.SerializeToString()
 
+def _half(values:np.ndarray, name:str) -> np.ndarray:
+    "The values in 16 bits."
+    with np.errstate(over="ignore"): half = values.astype(np.float16)
+    if not np.isfinite(half).all(): raise RetinalError(f"The weight {printable(name)} holds numbers above 65,504, which 16 bits cannot; keep the model in 32.")
+    return half
+
 # %% ../nbs/38_builtin.ipynb #2b824d2c
 def halve_keras(
     contents:bytes, # of a file that `model.save` wrote
-) -> bytes: # of another one, whose weights are those of `halve_weights`
-    "The same network with its weights rounded to 16 bits, compressed."
+) -> bytes: # of another one
+    "The same network with its weights rounded to 16 bits, compressed. Raises `RetinalError` where a weight is too large for them."
     archive, packed = zipfile.ZipFile(io.BytesIO(contents)), io.BytesIO()
     with zipfile.ZipFile(packed, "w") as target:
         for name in archive.namelist():
@@ -62,7 +66,7 @@ def _rounded(contents:bytes) -> bytes:
     import h5py
     file = io.BytesIO(contents)
     def round_one(name, item):
-        if isinstance(item, h5py.Dataset) and item.dtype == np.float32: item[...] = item[...].astype(np.float16).astype(np.float32)
+        if isinstance(item, h5py.Dataset) and item.dtype == np.float32: item[...] = _half(item[...], name).astype(np.float32)
     with h5py.File(file, "r+") as arrays: arrays.visititems(round_one)
     return file.getvalue()
 
