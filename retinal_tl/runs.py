@@ -494,10 +494,11 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     sides = replace(sides, split=replace(sides.split, validation=tuple(example for example in sides.split.validation if example.masks), test=tuple(example for example in sides.split.test if example.masks)))
     if not sides.split.validation: raise RetinalError("No outlined photographs are left to validate on; give another stage1_run or more data.")
     taught = [example for example in sides.split.training if example.label and not example.masks]
+    if teacher and not taught: raise RetinalError(f"teacher_run is for photographs that show a lesion and have no outlines; {settings.data} has none of an eye that is not judged. Give other data, or leave it out.")
     if settings.training_photos is not None: sides = replace(sides, split=_fewer(sides.split, settings))
     outlined = [example for example in sides.split.training if example not in taught]
     sides = replace(sides, split=replace(sides.split, training=(*outlined, *taught)))
-    folder = _run_folder(f"stage2-{settings.lesion if len(lesions) < len(LESIONS) else 'all'}-{settings.transfer}", settings, sides.split, "".join(card["files"]["model.keras"] for card in before.values()))
+    folder = _run_folder(f"stage2-{settings.lesion if len(lesions) < len(LESIONS) else 'all'}-{settings.transfer}", settings, sides.split, _parents(before, settings))
     finished = _finished(folder, settings, report)
     if finished: return finished
     card = _new_card(settings, sides, folder, kind="segmenter", lesion=lesions if len(lesions) > 1 else settings.lesion, transfer=settings.transfer, tile=settings.patch_size, overlap=settings.overlap, flips=settings.flips, head={},
@@ -523,8 +524,13 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     measured = _measured(sides.split.validation, sides.split.test, card, _predictor(folder, model), cache, folder)
     write_card(folder, card | measured | dict(status="finished", files=files, training=card["training"] | _time(history)))
     _keep_signatures(folder, sides)
-    report(f"Stage 2 is in {printable(folder)}: {_figures(read_card(folder))} on {how_many(len(judged), 'validation photograph')}.")
+    report(f"Stage 2 is in {printable(folder)}: {_figures(card | measured)} on {how_many(len(judged), 'validation photograph')}.")
     return folder
+
+def _parents(before:Mapping, settings:Stage2) -> str:
+    "What the name of a run owes to the runs before it. A teacher that is not the start says so, for the digests alone would not tell a run that it taught from one that also began with it."
+    apart = settings.teacher_run is not None and settings.teacher_run != settings.start_run
+    return "".join(card["files"]["model.keras"] for card in before.values())+("taught" if apart else "")
 
 def _fewer(split:Split, settings:Stage2) -> Split:
     "The split with `training_photos` of its training photographs with an outlined lesion; fewer are part of more, for the same seed."
@@ -598,7 +604,7 @@ def _finished_runs(output:str|Path, kind:str) -> list[Path]:
 # %% ../nbs/33_runs.ipynb #1eeac0e4
 def _load_taught(examples:Sequence[Example], teacher:Path, preprocessing:Preprocessing, cache:Path) -> list[PatchSource]:
     "Prepared photographs with the maps of a network in place of masks; what it holds for less likely than `ALARM` is none."
-    card, predict = read_card(teacher), _predictor(teacher, _training().load_weights(teacher))
+    card, predict = read_card(teacher), _predictor(teacher)
     def load(example):
         prepared = prepare_file(example.photo, preprocessing, cache)
         maps = crop_maps(prepared, predict, card)
@@ -709,9 +715,9 @@ def _some_tiles(source:Prepared|PatchSource, side:int) -> np.ndarray:
     picks = [image[top:top+side, middle:middle+side] for top in (middle, max(0, middle//2))]
     return np.stack(picks).astype(np.float32)
 
-def _predictor(folder:Path, model) -> Callable[[np.ndarray], np.ndarray]:
-    "The run's ONNX file where there is one, else the Keras model itself (a machine without TensorFlow)."
-    if not (folder/"model.onnx").exists(): return _keras_predict(model)
+def _predictor(folder:Path, model=None) -> Callable[[np.ndarray], np.ndarray]:
+    "The run's ONNX file where there is one, else the Keras model itself (a machine without TensorFlow), read from the run if it is not given."
+    if not (folder/"model.onnx").exists(): return _keras_predict(model or _training().load_weights(folder))
     import onnxruntime
     session = onnxruntime.InferenceSession((folder/"model.onnx").read_bytes(), providers=["CPUExecutionProvider"])
     return lambda pictures: session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(pictures, np.float32)})[0]
@@ -840,9 +846,12 @@ def complete_run(folder:str|Path, # a finished run
     if missing: raise RetinalError(f"{printable(folder)} was judged on {printable(missing[0])}, which is not in {printable(data_root)}; give the data that it was trained on.")
     judged, test = ([named[name] for name in card["split"][part]] for part in ("validation", "test"))
     preprocessing, cache = Preprocessing(**card["preprocessing"]), folder.parent/"cache"
-    training.save_onnx(training.load_weights(folder), folder, _some_tiles(prepare_file(judged[0].photo, preprocessing, cache), card["tile"]))
-    card["files"] = {name: file_digest(folder/name) for name in ("model.keras", "model.onnx")}
-    if card["kind"] == "segmenter": card |= _measured(judged, test, card, _predictor(folder, None), cache, folder)
+    if not (folder/"model.onnx").exists():
+        training.save_onnx(training.load_weights(folder), folder, _some_tiles(prepare_file(judged[0].photo, preprocessing, cache), card["tile"]))
+        card["files"]["model.onnx"] = file_digest(folder/"model.onnx")
+        write_card(folder, read_card(folder) | dict(files=card["files"])) # a whole run, should the measuring be stopped
+    if card["kind"] == "segmenter":
+        card |= _measured(judged, test, card, _predictor(folder), cache, folder)
+        report(f"{printable(folder)}: {_figures(card)} on {how_many(len(judged), 'validation photograph')}.")
     write_card(folder, card)
-    if card["kind"] == "segmenter": report(f"{printable(folder)}: {_figures(card)} on {how_many(len(judged), 'validation photograph')}.")
     return folder

@@ -36,9 +36,8 @@ def changed(run: Run, changes: list[str]) -> Run:
 
 def opened(folder: str, changes: list[str]) -> Run:
     """The run with the changes; where there are none and it has kept its histograms, its model need not be there."""
-    card = read_card(folder)
-    if not changes and all(of_run(Run(Path(folder), card, None)).values()): return Run(Path(folder), card, None)
-    return changed(load_run(folder, "segmenter"), changes)
+    run = Run(Path(folder), read_card(folder), None)
+    return run if not changes and all(of_run(run).values()) else changed(load_run(folder, "segmenter"), changes)
 
 
 def histograms(run: Run, examples: list, cache: Path) -> dict[str, dict[str, PixelHistogram]]:
