@@ -100,7 +100,7 @@ LICENCE = ("Weights: CC BY 4.0. Trained on the Indian Diabetic Retinopathy Image
 LIMITS = ("For research and teaching; not a medical device.",
           "Trained on one camera (Kowa VX-10 alpha, 50 degrees), one clinic and few eyes; on other cameras it has not been measured.",
           "The threshold was chosen on the validation photographs, so Dice, sensitivity and specificity there are a little better than elsewhere.",
-          "Seen to fail on validation photographs: the brightest part of one optic disc is outlined as exudate, small dark dots pass for hemorrhages, and soft exudates are outlined a little too small.")
+          "Seen to fail on validation photographs: the brightest part of the optic disc is outlined as exudate in some, small dark dots pass for hemorrhages, and soft exudates are outlined a little too small.")
 
 # %% ../nbs/38_builtin.ipynb #ad7bdb73
 def judge_graded(
