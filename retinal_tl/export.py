@@ -68,32 +68,12 @@ def compare_maps(
     changed = np.count_nonzero((quantize(found) >= limits) != (quantize(expected) >= limits))
     return dict(difference=float(np.abs(found - expected).max()), changed_pixels=int(changed))
 
-# %% ../nbs/32_export.ipynb #cell-21
-@contextlib.contextmanager
-def _quiet():
-    "No warnings, no log, and nothing on the two output streams of the process."
-    import logging, sys, warnings
-    logged = logging.root.manager.disable
-    for stream in (sys.stdout, sys.stderr): stream.flush()
-    kept = [os.dup(number) for number in (1, 2)]
-    with open(os.devnull, "w") as nowhere, warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        warnings.simplefilter("ignore")
-        try:
-            for number in (1, 2): os.dup2(nowhere.fileno(), number)
-            logging.disable(logging.WARNING)
-            yield
-        finally:
-            logging.disable(logged)
-            for number, copy in zip((1, 2), kept):
-                os.dup2(copy, number)
-                os.close(copy)
-
 # %% ../nbs/32_export.ipynb #cell-22
 def _keras_model(folder, purpose):
     "The Keras model of a run on TensorFlow, or a sentence why not."
-    from retinal_tl.images import RetinalError
+    from retinal_tl.images import RetinalError, quiet
     try:
-        with _quiet(): import tensorflow, keras
+        with quiet(): import tensorflow, keras
     except ImportError as error:
         raise RetinalError(f"{purpose} needs the package {error.name}, which is not installed: pip install 'retinal_tl[train]'.") from None
     if keras.backend.backend() != "tensorflow":
@@ -111,10 +91,10 @@ def write_format(
     "Write a Keras model in a format. Raises `RetinalError` if its converter cannot."
     import keras
     import tensorflow
-    from retinal_tl.images import RetinalError, printable
+    from retinal_tl.images import RetinalError, printable, quiet
     from retinal_tl.training import write_onnx
     try:
-        with _quiet():
+        with quiet():
             if format == "onnx": write_onnx(model, path)
             elif format == "saved_model": model.export(str(path), format="tf_saved_model", verbose=False)
             else: model.export(str(path), format="litert", verbose=False, input_signature=[keras.InputSpec("float32", (1, side, side, 3))],
@@ -137,14 +117,16 @@ def _open_onnx(path):
 
 def _open_saved_model(path):
     import tensorflow
-    with _quiet(): loaded = tensorflow.saved_model.load(path)
+    from retinal_tl.images import quiet
+    with quiet(): loaded = tensorflow.saved_model.load(path)
     serve = loaded.signatures["serving_default"]
     [name] = serve.structured_input_signature[1]
     return lambda pictures, loaded=loaded: next(iter(serve(**{name: tensorflow.constant(pictures)}).values())).numpy()
 
 # %% ../nbs/32_export.ipynb #cell-26
 def _open_litert(path):
-    with _quiet():
+    from retinal_tl.images import quiet
+    with quiet():
         interpreter = _interpreter()(model_path=path)
         interpreter.allocate_tensors()
     taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
@@ -358,7 +340,8 @@ def _has_tensorflow():
     "Is Keras here, on TensorFlow?"
     from importlib.util import find_spec
     if not (find_spec("tensorflow") and find_spec("keras")): return False
-    with _quiet(): import keras
+    from retinal_tl.images import quiet
+    with quiet(): import keras
     return keras.backend.backend() == "tensorflow"
 
 # %% ../nbs/32_export.ipynb #cell-36
@@ -402,7 +385,8 @@ def _use(card, format, path):
     "How the file is used, in Markdown."
     if format != "saved_model": return _fill(_USES[format], command=_COMMANDS[card["kind"]], seams=_SEAMS[card["kind"]])
     import tensorflow
-    with _quiet(): loaded = tensorflow.saved_model.load(str(path))
+    from retinal_tl.images import quiet
+    with quiet(): loaded = tensorflow.saved_model.load(str(path))
     serve = loaded.signatures["serving_default"]
     return _fill(_USES[format], input=next(iter(serve.structured_input_signature[1])), output=next(iter(serve.structured_outputs)))
 

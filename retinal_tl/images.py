@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['LESIONS', 'LESION_COLORS', 'PHOTO_SUFFIXES', 'MAX_PIXELS', 'RetinalError', 'show_images', 'printable', 'how_many',
-           'available_cores', 'nearest', 'check_name', 'writing', 'write_text', 'write_png', 'read_photo', 'photo_size',
-           'read_mask', 'list_photos']
+           'available_cores', 'quiet', 'nearest', 'check_name', 'writing', 'write_text', 'write_png', 'read_photo',
+           'photo_size', 'read_mask', 'list_photos']
 
 # %% ../nbs/00_images.ipynb #cell-3
 import codecs
 import contextlib
 import difflib
+import logging
 import os
 import secrets
 import stat
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -86,6 +88,26 @@ def how_many(number:int, # of things
 def available_cores() -> int: # at least 1
     "How many cores this process may use, which `taskset` or a container can make fewer than there are."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+# %% ../nbs/00_images.ipynb #855a311b
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    "No warnings, no log, and nothing on the two output streams of the process, by Python or past it; errors come through."
+    logged = logging.root.manager.disable
+    for stream in (sys.stdout, sys.stderr):
+        if stream: stream.flush()
+    kept = {number: os.dup(number) for number, stream in ((1, sys.__stdout__), (2, sys.__stderr__)) if stream} # those that are open
+    with open(os.devnull, "w") as nowhere, warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        try:
+            for number in kept: os.dup2(nowhere.fileno(), number)
+            logging.disable(logging.WARNING)
+            yield
+        finally:
+            logging.disable(logged)
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
 
 # %% ../nbs/00_images.ipynb #cell-19
 def nearest(word:str, # what was typed

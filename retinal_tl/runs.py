@@ -11,7 +11,6 @@ __all__ = ['DATA_SETS', 'AUGMENTATIONS', 'TRANSFERS', 'ENCODERS', 'PRESETS', 'PH
 import hashlib
 import json
 import logging
-import os
 import platform
 import shlex
 import sys
@@ -31,7 +30,7 @@ from . import datasets, patches
 from .cards import SCHEMA_VERSION, file_digest, lesions_of, read_card, write_card
 from .datasets import Dataset, Example, Split, join_datasets, read_dataset, split_examples
 from .evaluation import evaluate_classifier, evaluate_segmentation, plot_example, plot_precision_recall, save_figure
-from .images import LESIONS, RetinalError, available_cores, check_name, how_many, printable, read_mask, read_photo, writing, write_png
+from .images import LESIONS, RetinalError, available_cores, check_name, how_many, printable, quiet, read_mask, read_photo, writing, write_png
 from .inference import classify_prepared, crop_maps, segment_prepared
 from .leakage import Pair, find_same_eyes, guard, merge_eyes, read_signatures
 from .metrics import PixelHistogram, average_precision, best_threshold, coarsen, pixel_histogram, quantize, roc_auc
@@ -206,18 +205,11 @@ def _is_news(record:logging.LogRecord) -> bool:
 
 def _training():
     "The module, without what TensorFlow's parts say on the error stream as they start."
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    with quiet():
         from retinal_tl import training
         logging.getLogger("tensorflow").addFilter(_is_news)
         training.one_operation_at_a_time()
         training.keras.ops.zeros(1)
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
     return training
 
 # %% ../nbs/33_runs.ipynb #cell-14
@@ -411,7 +403,7 @@ def run_stage1(report:Callable[[str], None]=print, # is told what happens, a lin
     with ThreadPoolExecutor(available_cores()) as pool:
         prepared = [list(pool.map(lambda example: prepare_file(example.photo, preprocessing, cache), part)) for part in (sides.split.training, sides.split.validation)]
     labels = [np.array([example.label for example in part]) for part in (sides.split.training, sides.split.validation)]
-    report(f"Stage 1: {len(labels[0])} photographs to learn from, {len(labels[1])} to judge by.")
+    report(f"Stage 1: {how_many(len(labels[0]), 'photograph')} to learn from, {len(labels[1])} to judge by.")
     some = np.random.default_rng(settings.seed).permutation(len(labels[1]))[:_MEASURED_PHOTOS]
     if settings.labels == "patch":
         sources = [[_any_lesion(*pair, preprocessing) for pair in zip(*part)] for part in zip((sides.split.training, sides.split.validation), prepared)]
@@ -506,7 +498,7 @@ def run_stage2(report:Callable[[str], None]=print, # is told what happens, a lin
     write_card(folder, card)
     preprocessing, cache = Preprocessing(**card["preprocessing"]), Path(settings.output)/"cache"
     learned, judged = [_load_sources(part, lesions, preprocessing, cache) for part in (outlined, sides.split.validation)]
-    report(f"Stage 2, {settings.lesion}, {settings.transfer}: {len(sides.split.training)} photographs to learn from, {len(judged)} to judge by.")
+    report(f"Stage 2, {settings.lesion}, {settings.transfer}: {how_many(len(sides.split.training), 'photograph')} to learn from, {len(judged)} to judge by.")
 
     import keras
     keras.utils.set_random_seed(settings.seed)
@@ -536,7 +528,7 @@ def _fewer(split:Split, settings:Stage2) -> Split:
     "The split with `training_photos` of its training photographs with an outlined lesion; fewer are part of more, for the same seed."
     outlined = [example for example in split.training if any(example.masks.get(lesion) for lesion in settings.lesion.split("+"))]
     if len(outlined) < settings.training_photos:
-        raise RetinalError(f"There are {len(outlined)} photographs with outlined {settings.lesion} to learn from; give training_photos up to that, or none for all.")
+        raise RetinalError(f"{how_many(len(outlined), 'photograph')} with outlined {settings.lesion} can be learned from; give training_photos up to that, or none for all.")
     order = np.random.default_rng(settings.seed).permutation(len(outlined))
     return replace(split, training=tuple(outlined[i] for i in sorted(order[:settings.training_photos])))
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from .cards import file_digest, lesions_of, read_card
 from .classifier import build_classifier
-from .images import RetinalError, available_cores, check_name, printable, write_text, writing
+from .images import RetinalError, available_cores, check_name, printable, quiet, write_text, writing
 from .losses import make_loss
 from .segmenter import build_segmenter
 
@@ -139,6 +139,7 @@ def train(model:keras.Model, # of `build_classifier` or `build_segmenter`
     folder = Path(folder)
     last, best = folder/"checkpoint"/"last.npz", folder/"checkpoint"/"best.npz"
     model.compile(optimizer=keras.optimizers.Adam(learning_rates(recipe), clipnorm=1.0), loss=make_loss(recipe.loss))
+    model.optimizer.build(model.trainable_variables) # or TensorFlow traces the first step twice, which takes longer than a small training
     history, best_epoch, fingerprint = [], 0, _fingerprint(model, recipe)
     if last.exists():
         saved = load_state(last, model)
@@ -284,22 +285,7 @@ def write_onnx(model:keras.Model, # float32
         raise RetinalError("ONNX files are written on the TensorFlow backend; run again with KERAS_BACKEND=tensorflow.")
     side = model.input_shape[1] or 64
     model(np.zeros((1, side, side, 3), np.float32))
-    with writing(path) as temporary: _quietly(lambda: model.export(str(temporary), format="onnx", verbose=False))
-
-def _quietly(call:Callable) -> None:
-    "Call without the chatter of the exporters."
-    import contextlib
-    import logging
-    import warnings
-    loggers = [logging.getLogger(name) for name in ("tf2onnx", "tensorflow")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers: logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            call()
-    finally:
-        for logger, level in zip(loggers, levels): logger.setLevel(level)
+    with writing(path) as temporary, quiet(): model.export(str(temporary), format="onnx", verbose=False)
 
 def onnx_difference(model:keras.Model, # float32
                     path:str|Path, # its ONNX file
@@ -338,8 +324,12 @@ def save_onnx(model:keras.Model, # float32
     if not difference <= ONNX_TOLERANCE: raise RetinalError(f"{printable(path)} differs from its Keras model by {difference:.1e}; please report this.")
 
 def _keras_bytes(model:keras.Model) -> bytes:
-    "What `model.save` writes; it insists on a name that ends with .keras."
+    "What `model.save` writes, without the time of day: from the same training the same bytes, and so the same name for a run that builds on it."
     import tempfile
+    undated = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder)/"model.keras")
-        return (Path(folder)/"model.keras").read_bytes()
+        model.save(Path(folder)/"model.keras") # it insists on this ending
+        with zipfile.ZipFile(Path(folder)/"model.keras") as saved, zipfile.ZipFile(undated, "w") as kept:
+            for part in saved.infolist():
+                kept.writestr(part, json.dumps(dict(keras_version=keras.__version__)) if part.filename == "metadata.json" else saved.read(part))
+    return undated.getvalue()

@@ -37,6 +37,7 @@ def changed_classifier(name):
 
 def fit(segmenter, photos, masks, eagerly):
     segmenter.compile(keras.optimizers.Adam(0.01), "binary_crossentropy", run_eagerly=eagerly)
+    segmenter.optimizer.build(segmenter.trainable_variables)  # as `train` does, so that the step is traced once
     segmenter.fit(photos, masks, batch_size=2, epochs=1, verbose=0)
 
 

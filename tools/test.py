@@ -26,6 +26,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARTS = ("tests", "jax", "package", "site", "outputs", "notebooks")
 JAX_TESTS = ("tests/test_models.py", "tests/test_training.py", "tests/test_gradcam.py")
+LONG_TESTS = ("studies", "runs", "models", "builtin", "export", "training")  # a job each, so that no core is left with the last long one
 TIME_LIMIT = 45*60  # seconds a job may take; on an old and busy processor the tests take half of it
 SKIPPED = 5  # exit status of a notebook that asks not to be executed
 
@@ -59,7 +60,10 @@ def notebook_files() -> list[Path]:
 
 def plan(parts: list[str], scratch: Path, text: str) -> Iterator[Job]:
     """The jobs of these parts, the longest first, so that both cores stay busy to the end."""
-    if "tests" in parts: yield pytest_job("tests", scratch, ["-m", "not package and not site and not outputs", "tests"])
+    if "tests" in parts:
+        files = [f"tests/test_{name}.py" for name in LONG_TESTS]
+        for name, file in zip(LONG_TESTS, files): yield pytest_job(f"tests of {name}", scratch, ["-m", "not package and not site and not outputs", file])
+        yield pytest_job("tests", scratch, ["-m", "not package and not site and not outputs", "tests", *(f"--ignore={file}" for file in files)])
     backend_tests = [name for name in JAX_TESTS if (REPOSITORY/name).exists()]
     if "jax" in parts and backend_tests: yield pytest_job("jax", scratch, backend_tests, "jax")
     if "package" in parts: yield pytest_job("package", scratch, ["-m", "package", "tests/test_package.py"])
