@@ -91,7 +91,7 @@ def available_cores() -> int: # at least 1
 
 # %% ../nbs/00_images.ipynb #855a311b
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]: # nothing; what follows `with` is kept quiet
     "No warnings, no log, and nothing on the two output streams of the process, by Python or past it; errors come through."
     logged = logging.root.manager.disable
     for stream in (sys.stdout, sys.stderr):
