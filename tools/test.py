@@ -60,12 +60,12 @@ def notebook_files() -> list[Path]:
 
 def plan(parts: list[str], scratch: Path, text: str) -> Iterator[Job]:
     """The jobs of these parts, the longest first, so that both cores stay busy to the end."""
+    backend_tests = [name for name in JAX_TESTS if (REPOSITORY/name).exists()]
+    if "jax" in parts and backend_tests: yield pytest_job("jax", scratch, backend_tests, "jax")
     if "tests" in parts:
         files = [f"tests/test_{name}.py" for name in LONG_TESTS]
         for name, file in zip(LONG_TESTS, files): yield pytest_job(f"tests of {name}", scratch, ["-m", "not package and not site and not outputs", file])
         yield pytest_job("tests", scratch, ["-m", "not package and not site and not outputs", "tests", *(f"--ignore={file}" for file in files)])
-    backend_tests = [name for name in JAX_TESTS if (REPOSITORY/name).exists()]
-    if "jax" in parts and backend_tests: yield pytest_job("jax", scratch, backend_tests, "jax")
     if "package" in parts: yield pytest_job("package", scratch, ["-m", "package", "tests/test_package.py"])
     if "site" in parts: yield pytest_job("site", scratch, ["-m", "site", "tests/test_site.py"])
     if "outputs" in parts: yield pytest_job("outputs", scratch, ["-m", "outputs", "tests/test_outputs.py"])
