@@ -330,6 +330,6 @@ def _keras_bytes(model:keras.Model) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder)/"model.keras") # it insists on this ending
         with zipfile.ZipFile(Path(folder)/"model.keras") as saved, zipfile.ZipFile(undated, "w") as kept:
-            for part in saved.infolist():
-                kept.writestr(part, json.dumps(dict(keras_version=keras.__version__)) if part.filename == "metadata.json" else saved.read(part))
+            for name in saved.namelist():
+                kept.writestr(zipfile.ZipInfo(name), json.dumps(dict(keras_version=keras.__version__)) if name == "metadata.json" else saved.read(name))
     return undated.getvalue()
