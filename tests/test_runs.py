@@ -90,6 +90,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(phantoms, stage1, tmp_path):
     assert history(run) == history(other)
     first, second = read_card(run), read_card(other)
     assert first["metrics"] == second["metrics"] and first["threshold"] == second["threshold"]
+    assert first["files"]["model.keras"] == second["files"]["model.keras"]  # to the byte, so that runs that build on them have one name
 
 
 def test_a_diseased_photo_without_masks_has_no_healthy_patches(phantoms, tmp_path):

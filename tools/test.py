@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PARTS = ("tests", "jax", "package", "site", "outputs", "notebooks")
 JAX_TESTS = ("tests/test_models.py", "tests/test_training.py", "tests/test_gradcam.py")
 LONG_TESTS = ("studies", "runs", "models", "builtin", "export", "training")  # a job each, so that no core is left with the last long one
-TIME_LIMIT = 45*60  # seconds a job may take; on an old and busy processor the tests take half of it
+TIME_LIMIT = 45*60  # seconds a job may take; on an old and busy processor the longest takes a third of it
 SKIPPED = 5  # exit status of a notebook that asks not to be executed
 
 
