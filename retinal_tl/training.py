@@ -12,9 +12,10 @@ import csv
 import hashlib
 import io
 import json
+import re
 import time
 import zipfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -285,7 +286,50 @@ def write_onnx(model:keras.Model, # float32
         raise RetinalError("ONNX files are written on the TensorFlow backend; run again with KERAS_BACKEND=tensorflow.")
     side = model.input_shape[1] or 64
     model(np.zeros((1, side, side, 3), np.float32))
-    with writing(path) as temporary, quiet(): model.export(str(temporary), format="onnx", verbose=False)
+    with writing(path) as temporary:
+        with quiet(): model.export(str(temporary), format="onnx", verbose=False)
+        Path(temporary).write_bytes(_ordered(Path(temporary).read_bytes()))
+
+def _ordered(contents:bytes) -> bytes:
+    "An ONNX file with its nodes and weights in the order in which the outputs need them, and named by it."
+    import onnx
+    model = onnx.load_from_string(contents)
+    graph, times = model.graph, Counter()
+    nodes, weights = _needed_first(graph), {weight.name: weight for weight in graph.initializer}
+    names = {tensor.name: tensor.name for tensor in (*graph.input, *graph.output)} # old → new
+
+    def unique(text):
+        name = re.sub(r"(_+\d+)+(?=[/:]|$)", "", text) # the layer's name without the converter's numbers
+        times[name] += 1
+        return name if times[name] == 1 else f"{name}_{times[name]}"
+
+    for node in nodes:
+        node.name = unique(node.name)
+        for place, name in enumerate(node.input):
+            if name in weights: names.setdefault(name, f"{node.name}/input{place}")
+        for place, name in enumerate(node.output): names.setdefault(name, f"{node.name}:{place}")
+        node.input[:], node.output[:] = ([names.get(name, name) for name in side] for side in (node.input, node.output))
+    kept = [weights[name] for name in names if name in weights]
+    for weight in kept: weight.name = names[weight.name]
+    for field, items in ((graph.node, nodes), (graph.initializer, kept)):
+        copies = [type(item).FromString(item.SerializeToString()) for item in items] # they belong to the list that is emptied
+        del field[:]
+        field.extend(copies)
+    onnx.checker.check_model(model)
+    return model.SerializeToString(deterministic=True)
+
+def _needed_first(graph) -> list: # of nodes
+    "The nodes of an ONNX graph that its outputs need, each after those that it needs, in the order of the inputs."
+    makers = {name: node for node in graph.node for name in node.output}
+    order, begun, waiting = [], set(), [(output.name, False) for output in reversed(graph.output)]
+    while waiting:
+        name, ready = waiting.pop()
+        node = makers.get(name)
+        if ready: order.append(node)
+        elif node is not None and node.output[0] not in begun:
+            begun.add(node.output[0])
+            waiting += [(name, True), *((needed, False) for needed in reversed(node.input))]
+    return order
 
 def onnx_difference(model:keras.Model, # float32
                     path:str|Path, # its ONNX file

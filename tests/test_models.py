@@ -48,6 +48,7 @@ def assert_equal(first, second):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_frozen_stays_and_finetune_moves(name, photos, masks):
+    if keras.backend.backend() != "tensorflow" and not name.endswith("_cbam"): pytest.skip("the encoder with attention has all of its layers, and XLA takes its time")
     eagerly = name.startswith("resnet50")  # compiling its fifty convolutions takes a minute, two steps without take seconds
     classifier = changed_classifier(name)
     theirs = snapshot(encoder_of(classifier))

@@ -80,6 +80,8 @@ def environment(job: Job, scratch: Path) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     changes = dict(KERAS_BACKEND=job.backend, TF_ENABLE_ONEDNN_OPTS="1", TF_CPP_MIN_LOG_LEVEL="3", PATH=path,
                    TMPDIR=str(scratch), HYPOTHESIS_STORAGE_DIRECTORY=str(scratch/"hypothesis"))
+    if job.backend == "jax":  # a test that starts a process again need not wait for the compiler again
+        changes |= dict(JAX_COMPILATION_CACHE_DIR=str(scratch/"jax"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1")
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return kept | changes
 
