@@ -298,13 +298,9 @@ def _ordered(contents:bytes) -> bytes:
     nodes, weights = _needed_first(graph), {weight.name: weight for weight in graph.initializer}
     names = {tensor.name: tensor.name for tensor in (*graph.input, *graph.output)} # old → new
 
-    def unique(text):
-        name = re.sub(r"(_+\d+)+(?=[/:]|$)", "", text) # the layer's name without the converter's numbers
-        times[name] += 1
-        return name if times[name] == 1 else f"{name}_{times[name]}"
-
     for node in nodes:
-        node.name = unique(node.name)
+        times[node.op_type] += 1
+        node.name = f"{node.op_type}_{times[node.op_type]}" # not the layer's: of equal parts of two decoders the converter keeps one, by chance this or that
         for place, name in enumerate(node.input):
             if name in weights: names.setdefault(name, f"{node.name}/input{place}")
         for place, name in enumerate(node.output): names.setdefault(name, f"{node.name}:{place}")
@@ -375,5 +371,12 @@ def _keras_bytes(model:keras.Model) -> bytes:
         model.save(Path(folder)/"model.keras") # it insists on this ending
         with zipfile.ZipFile(Path(folder)/"model.keras") as saved, zipfile.ZipFile(undated, "w") as kept:
             for name in saved.namelist():
-                kept.writestr(zipfile.ZipInfo(name), json.dumps(dict(keras_version=keras.__version__)) if name == "metadata.json" else saved.read(name))
+                kept.writestr(zipfile.ZipInfo(name), _lasting(name, saved.read(name)))
     return undated.getvalue()
+
+def _lasting(name:str, contents:bytes) -> bytes:
+    "A part of a Keras file without the time of day, and with objects that are used twice numbered where Keras puts their addresses in memory."
+    if name == "metadata.json": return json.dumps(dict(keras_version=keras.__version__)).encode()
+    if name != "config.json": return contents
+    numbers = {}
+    return re.sub(rb'(?<="shared_object_id": )\d+', lambda found: b"%d" % numbers.setdefault(found[0], len(numbers)), contents)
