@@ -290,6 +290,17 @@ def write_onnx(model:keras.Model, # float32
         with quiet(): model.export(str(temporary), format="onnx", verbose=False)
         Path(temporary).write_bytes(_ordered(Path(temporary).read_bytes()))
 
+def onnx_difference(model:keras.Model, # float32
+                    path:str|Path, # its ONNX file
+                    tiles:np.ndarray, # float32 (n, side, side, 3), real ones
+                    ) -> float: # largest absolute difference of the outputs
+    "How far the ONNX file is from the model."
+    import onnxruntime
+    session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
+    answer = session.run(None, {session.get_inputs()[0].name: tiles})[0]
+    return float(np.abs(answer-keras.ops.convert_to_numpy(model(tiles, training=False))).max())
+
+# %% ../nbs/22_training.ipynb #de2a8645
 def _ordered(contents:bytes) -> bytes:
     "An ONNX file with its nodes and weights in the order in which the outputs need them, and named by it."
     import onnx
@@ -297,7 +308,6 @@ def _ordered(contents:bytes) -> bytes:
     graph, times = model.graph, Counter()
     nodes, weights = _needed_first(graph), {weight.name: weight for weight in graph.initializer}
     names = {tensor.name: tensor.name for tensor in (*graph.input, *graph.output)} # old → new
-
     for node in nodes:
         times[node.op_type] += 1
         node.name = f"{node.op_type}_{times[node.op_type]}" # not the layer's: of equal parts of two decoders the converter keeps one, by chance this or that
@@ -307,10 +317,7 @@ def _ordered(contents:bytes) -> bytes:
         node.input[:], node.output[:] = ([names.get(name, name) for name in side] for side in (node.input, node.output))
     kept = [weights[name] for name in names if name in weights]
     for weight in kept: weight.name = names[weight.name]
-    for field, items in ((graph.node, nodes), (graph.initializer, kept)):
-        copies = [type(item).FromString(item.SerializeToString()) for item in items] # they belong to the list that is emptied
-        del field[:]
-        field.extend(copies)
+    graph.CopyFrom(onnx.helper.make_graph(nodes, graph.name, graph.input, graph.output, kept))
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
 
@@ -326,16 +333,6 @@ def _needed_first(graph) -> list: # of nodes
             begun.add(node.output[0])
             waiting += [(name, True), *((needed, False) for needed in reversed(node.input))]
     return order
-
-def onnx_difference(model:keras.Model, # float32
-                    path:str|Path, # its ONNX file
-                    tiles:np.ndarray, # float32 (n, side, side, 3), real ones
-                    ) -> float: # largest absolute difference of the outputs
-    "How far the ONNX file is from the model."
-    import onnxruntime
-    session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
-    answer = session.run(None, {session.get_inputs()[0].name: tiles})[0]
-    return float(np.abs(answer-keras.ops.convert_to_numpy(model(tiles, training=False))).max())
 
 # %% ../nbs/22_training.ipynb #cell-39
 def save_model(model:keras.Model, # best weights, any precision
