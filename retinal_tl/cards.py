@@ -7,10 +7,11 @@ __all__ = ['SCHEMA_VERSION', 'MAX_CARD_BYTES', 'CARD_SCHEMA', 'card_problem', 'l
            'write_card', 'read_card', 'read_verified', 'check_files']
 
 # %% ../nbs/06_cards.ipynb #cell-2
-import hashlib, json, math
+import hashlib, json, math, re
+from functools import cache
 from pathlib import Path
 
-import jsonschema
+import fastjsonschema
 import numpy as np
 
 from .images import LESIONS, RetinalError, printable, write_text
@@ -72,14 +73,13 @@ def card_problem(
     if version != SCHEMA_VERSION:
         return (f"has schema version {_short(version)} and this retinal_tl reads version {SCHEMA_VERSION}: "
                 "install the retinal_tl that fits")
-    errors = jsonschema.Draft202012Validator(CARD_SCHEMA).iter_errors(card)
-    # a wrong kind before the lesion that does not fit it
-    error = min(errors, key=lambda error: error.absolute_schema_path[0] == "if", default=None)
-    if error is None: return ""
-    key = ".".join(_short(part) for part in error.absolute_path)
-    if error.validator == "required": return f"lacks {_missing(error)}"
-    if error.validator == "pattern" and key == "files": return f"names a file that it may not: {_short(error.instance)}"
-    return f"has an impossible value for {key}: {_short(error.instance)}"
+    try: _fits_schema()(card)
+    except fastjsonschema.JsonSchemaValueException as error:
+        key = ".".join(_short(part) for part in error.path[1:])
+        if error.rule == "required": return f"lacks {_missing(error)}"
+        if error.rule == "propertyNames": return f"names a file that it may not: {_short(_misnamed(error))}"
+        return f"has an impossible value for {key}: {_short(error.value)}"
+    return ""
 
 # %% ../nbs/06_cards.ipynb #cell-13
 def _short(value, length=60):
@@ -87,7 +87,15 @@ def _short(value, length=60):
     return text if len(text) <= length else text[:length] + "..."
 
 def _missing(error):
-    return next(key for key in error.validator_value if key not in error.instance)
+    return next(key for key in error.rule_definition if key not in error.value)
+
+def _misnamed(error):
+    return next(name for name in error.value if not re.search(error.rule_definition["pattern"], name))
+
+@cache
+def _fits_schema():
+    "The function that raises at the first thing in which a card does not fit: what every card must have before what its kind must have."
+    return fastjsonschema.compile(CARD_SCHEMA)
 
 # %% ../nbs/06_cards.ipynb #52f186f4
 def lesions_of(

@@ -139,7 +139,7 @@ def train(model:keras.Model, # of `build_classifier` or `build_segmenter`
     "Train to the best epoch, from wherever the folder's checkpoint stands. Raises `RetinalError` if that is of another recipe."
     folder = Path(folder)
     last, best = folder/"checkpoint"/"last.npz", folder/"checkpoint"/"best.npz"
-    model.compile(optimizer=keras.optimizers.Adam(learning_rates(recipe), clipnorm=1.0), loss=make_loss(recipe.loss))
+    model.compile(optimizer=keras.optimizers.Adam(learning_rates(recipe), clipnorm=1.0), loss=make_loss(recipe.loss), run_eagerly=_few_steps(recipe))
     model.optimizer.build(model.trainable_variables) # or TensorFlow traces the first step twice, which takes longer than a small training
     history, best_epoch, fingerprint = [], 0, _fingerprint(model, recipe)
     if last.exists():
@@ -160,6 +160,10 @@ def train(model:keras.Model, # of `build_classifier` or `build_segmenter`
         if report: report(_epoch_line(row, recipe.epochs))
     load_state(best, model)
     return history
+
+def _few_steps(recipe:Recipe) -> bool:
+    "Whether a trial is over before TensorFlow has made a graph of a step. The whole recipe is counted, so that a training that goes on does so in the same way."
+    return keras.backend.backend() == "tensorflow" and recipe.epochs*recipe.steps_per_epoch <= 10
 
 def _fingerprint(model:keras.Model, recipe:Recipe) -> str:
     "Another one for another model or recipe."

@@ -331,5 +331,5 @@ def test_subcommand(tmp_path, capsys):
 def test_the_parsers_import_nothing_heavy(tmp_path):
     code = ("import argparse; from retinal_tl.export import add_export; from retinal_tl.app import add_app; commands = argparse.ArgumentParser().add_subparsers();"
             "add_export(commands); add_app(commands)")
-    done = python(code, cwd=tmp_path, without=("numpy", "cv2", "onnxruntime", "keras", "tensorflow", "gradio", "PIL", "jsonschema"))
+    done = python(code, cwd=tmp_path, without=("numpy", "cv2", "onnxruntime", "keras", "tensorflow", "gradio", "PIL", "fastjsonschema"))
     assert done.returncode == 0, done.stderr

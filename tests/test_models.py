@@ -49,7 +49,7 @@ def assert_equal(first, second):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_frozen_stays_and_finetune_moves(name, photos, masks):
     if keras.backend.backend() != "tensorflow" and not name.endswith("_cbam"): pytest.skip("the encoder with attention has all of its layers, and XLA takes its time")
-    eagerly = name.startswith("resnet50")  # compiling its fifty convolutions takes a minute, two steps without take seconds
+    eagerly = keras.backend.backend() == "tensorflow" and name != "vgg16"  # two steps are sooner made than compiled; once they are compiled
     classifier = changed_classifier(name)
     theirs = snapshot(encoder_of(classifier))
     assert all(value.all() for (_, path), value in theirs.items() if path.endswith("moving_mean"))

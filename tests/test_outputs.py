@@ -7,7 +7,6 @@ import nbformat
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-QUICK = ["02_datasets", "05_patches", "06_cards", "21_metrics", "tutorials/reading_the_figures", "howto/choose_threshold", "howto/new_data_set"]
 pytestmark = pytest.mark.outputs
 
 
@@ -22,7 +21,7 @@ def load_outputs():
 outputs = load_outputs()
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", outputs.QUICK)
 def test_saved_outputs_are_those_of_today(name, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])))
     problems = outputs.differences(REPOSITORY/"nbs"/f"{name}.ipynb")

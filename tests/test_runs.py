@@ -38,16 +38,23 @@ def papermill(notebook: str, output: Path, parameters: dict, cwd: Path) -> subpr
                           cwd=cwd, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
 
 
-def test_papermill_runs_stage2(phantoms, stage1, tmp_path):
-    done = papermill("run_stage2.ipynb", tmp_path/"executed.ipynb", STAGE2 | dict(data_root=phantoms, stage1_run=stage1, output=tmp_path/"runs"), tmp_path)
+@pytest.fixture(scope="module")
+def executed(phantoms, stage1, tmp_path_factory) -> Path:
+    """The executed notebook of stage 2, beside the folder `runs` that it has written."""
+    folder = tmp_path_factory.mktemp("papermill")
+    done = papermill("run_stage2.ipynb", folder/"executed.ipynb", STAGE2 | dict(data_root=phantoms, stage1_run=stage1, output=folder/"runs"), folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    [run] = (tmp_path/"runs").glob("stage2-*")
+    return folder/"executed.ipynb"
+
+
+def test_papermill_runs_stage2(executed, stage1):
+    [run] = (executed.parent/"runs").glob("stage2-*")
     card = read_card(run)
     check_files(run, card)
     assert set(card["files"]) == {"model.keras", "model.onnx"} and card["transfer"] == "finetune"
     assert not set(card["split"]["validation"]) & set(read_card(stage1)["split"]["training"])
     for name in ("history.csv", "curves.png", "checkpoint/last.npz", "figures/examples.png", "figures/precision_recall.png"): assert (run/name).stat().st_size
-    outputs = [output for cell in nbformat.read(tmp_path/"executed.ipynb", 4).cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in nbformat.read(executed, 4).cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4
     assert any("AUPR" in str(output.get("data", {}).get("text/markdown", "")) for output in outputs)
 
@@ -69,11 +76,7 @@ def history(run: Path) -> list[dict]:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(phantoms, stage1, tmp_path):
-    unbroken = stage2_process(phantoms, stage1, tmp_path/"unbroken")
-    said, _ = unbroken.communicate(timeout=300)
-    assert unbroken.returncode == 0, said
-
+def test_a_killed_run_goes_on_and_ends_as_that_of_papermill(phantoms, stage1, executed, tmp_path):
     broken = stage2_process(phantoms, stage1, tmp_path/"broken")
     for line in broken.stdout:
         if line.startswith("epoch 1/3"): break
@@ -86,7 +89,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(phantoms, stage1, tmp_path):
     again = stage2_process(phantoms, stage1, tmp_path/"broken")
     said, _ = again.communicate(timeout=300)
     assert again.returncode == 0 and "goes on" in said and "epoch 1/3" not in said, said
-    [other] = (tmp_path/"unbroken").glob("stage2-*")
+    [other] = (executed.parent/"runs").glob("stage2-*")
     assert history(run) == history(other)
     first, second = read_card(run), read_card(other)
     assert first["metrics"] == second["metrics"] and first["threshold"] == second["threshold"]
@@ -117,11 +120,12 @@ def test_without_masks_squares_have_the_label_of_their_photo(phantoms, tmp_path)
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1) for a terminal")
 def test_the_command_works_on_a_terminal(phantoms, stage1, tmp_path):
-    parameters = STAGE2 | dict(epochs=1, data_root=phantoms, stage1_run=stage1, output=tmp_path/"runs")
+    parameters = STAGE2 | dict(epochs=1, training_photos=2, data_root=phantoms, stage1_run=stage1, output=tmp_path/"runs")
     command = " ".join([str(Path(sys.executable).parent/"retinal_tl"), "run", "stage2", "--no-notebook", *words(parameters)])
     done = subprocess.run(["script", "-qec", command, "/dev/null"], cwd=tmp_path, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert list((tmp_path/"runs").glob("stage2-*/card.json"))
+    [card] = (tmp_path/"runs").glob("stage2-*/card.json")
+    assert len(read_card(card.parent)["split"]["training"]) == 2
 
 
 def test_stage2_tells_what_is_missing(phantoms, tmp_path):

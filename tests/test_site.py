@@ -17,7 +17,7 @@ from browser import CHROMIUM, Browser
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path for path in (REPOSITORY/"nbs").rglob("*.ipynb") if not {".ipynb_checkpoints", "runs", "data"} & set(path.parts))
 MEGABYTE = 2**20
-WIDTHS = (1280, 390)
+WIDTHS = (390, 1280)
 pytestmark = pytest.mark.site
 
 
@@ -169,14 +169,15 @@ def test_the_search_knows_every_page(site, pages):
 def test_pages_open_without_complaint_and_fit(tab, server, pages):
     problems = []
     for name in pages:
+        tab.resize(WIDTHS[0], mobile=True)
+        tab.open(f"{server}/{name}")
         for width in WIDTHS:
             tab.resize(width, mobile=width < 600)
-            tab.open(f"{server}/{name}")
-            problems += [f"{name} at {width}: {complaint}" for complaint in tab.complaints()]
             wide, there = tab.evaluate("[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth]")
             if wide > there: problems.append(f"{name} at {width}: {wide - there} pixels wider than the window")
             broken = tab.evaluate("[...document.images].filter(image => !image.complete || !image.naturalWidth).map(image => image.src.slice(0, 80))")
             problems += [f"{name} at {width}: the picture {source} is not shown" for source in broken]
+        problems += [f"{name}: {complaint}" for complaint in tab.complaints()]
     assert not problems, "\n".join(problems)
 
 
@@ -188,6 +189,8 @@ def test_the_browser_test_would_notice(tab, tmp_path):
     complaints = " ".join(tab.complaints())
     assert "oh" in complaints and "nothing is not defined" in complaints and "ERR_FILE_NOT_FOUND" in complaints
     assert tab.evaluate("document.scrollingElement.scrollWidth > 390")
+    tab.resize(1280)
+    assert tab.evaluate("document.scrollingElement.scrollWidth > document.scrollingElement.clientWidth")
 
 
 def test_search_and_dark_mode_work(tab, server):

@@ -30,7 +30,7 @@ TINY = dict(data="folder", width=0.05, diameter=160, precision="float32", image_
             patch_size=64, epochs=2, steps_per_epoch=2, batch_size=4)
 TABLES = TINY | dict(encoders="vgg16+resnet50_cbam", lesions="hemorrhages+exudates")
 TRANSFER = TINY | dict(lesion="hemorrhages", encoder="vgg16", photos="2+5")
-KILLED = TRANSFER | dict(seeds=1, arms="scratch+frozen", photos="2", attention=False)
+KILLED = TRANSFER | dict(seeds=1, arms="scratch+frozen", photos="", attention=False)
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +54,22 @@ def test_a_killed_study_goes_on(phantoms, tmp_path):
     broken.wait()
     broken.stdout.close()
     first = next(line for line in before if "trainings:" in line)
-    assert first.startswith("5 trainings: 0 finished before, 0 to go on with, 5 to make."), before
+    assert first.startswith("3 trainings: 0 finished before, 0 to go on with, 3 to make."), before
     assert not (tmp_path/"results").exists()
 
     again = process(parameters)
     said, _ = again.communicate(timeout=900)
-    assert again.returncode == 0 and "5 trainings: 1 finished before, 1 to go on with, 3 to make." in said and "goes on" in said, said
-    assert "1 of 5: " not in said and said.count("epoch 1/2") == 3  # not the stage 1, not the epoch that was done
+    assert again.returncode == 0 and "3 trainings: 1 finished before, 1 to go on with, 1 to make." in said and "goes on" in said, said
+    assert "1 of 3: " not in said and said.count("epoch 1/2") == 1  # not the stage 1, not the epoch that was done
     cards = [read_card(path.parent) for path in (tmp_path/"runs").glob("stage2-*/card.json")]
-    assert len({tuple(card["split"]["validation"]) for card in cards}) == 1
-    for photos in (None, 2):
-        pair = [card for card in cards if card["training"]["training_photos"] == photos]
-        assert {card["transfer"] for card in pair} == {"scratch", "frozen"} and pair[0]["split"] == pair[1]["split"] and pair[0]["parents"] == pair[1]["parents"]
-        assert len(pair[0]["split"]["training"]) == 2 if photos else len(pair[0]["split"]["training"]) > 10
+    assert {card["transfer"] for card in cards} == {"scratch", "frozen"} and cards[0]["split"] == cards[1]["split"] and cards[0]["parents"] == cards[1]["parents"]
     results = read_results(tmp_path/"results"/"transfer_folder.json")
     for row in results["rows"]:
         folder = tmp_path/"runs"/row["run"]
         with open(folder/"history.csv", newline="") as file: history = list(csv.DictReader(file))
         if row["measured"] == "at the end": assert row["aupr"] == read_card(folder)["metrics"]["validation"]["aupr"]
         else: assert float(history[row["step"]//2-1]["aupr"]) == row["aupr"]
-    assert len(results["rows"]) == 4*(2+1) and all(one["photos_interval"] for one in results["comparisons"])
+    assert len(results["rows"]) == 2*(2+1) and all(one["photos_interval"] for one in results["comparisons"])
 
 
 def few_levels(histogram: PixelHistogram) -> PixelHistogram:

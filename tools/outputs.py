@@ -22,6 +22,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = REPOSITORY/"nbs"
 MOST_BYTES = 150_000 # of a picture
+QUICK = ("02_datasets", "05_patches", "06_cards", "21_metrics", "tutorials/reading_the_figures", "howto/choose_threshold", "howto/new_data_set") # compared by the tests
 VARIES = [(r"\b\d+(\.\d+)? ?(ms|s|seconds|minutes)\b", "TIME"), (r"0x[0-9a-f]{6,}", "ADDRESS"), (r"(/tmp|/var/folders)/[^\s'\")]*", "FOLDER"),
           (r"-[0-9a-f]{8}\b", "-HASH"), (r"\x1b\[[0-9;]*m", ""), (r"(\d\.\d{2})\d+", r"\1")]
 
