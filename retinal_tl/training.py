@@ -162,8 +162,8 @@ def train(model:keras.Model, # of `build_classifier` or `build_segmenter`
     return history
 
 def _few_steps(recipe:Recipe) -> bool:
-    "Whether a trial is over before TensorFlow has made a graph of a step. The whole recipe is counted, so that a training that goes on does so in the same way."
-    return keras.backend.backend() == "tensorflow" and recipe.epochs*recipe.steps_per_epoch <= 10
+    "Whether so few steps are made before TensorFlow would have a graph of one; at ten the two are equal. The whole recipe counts, so that a training that goes on does so in the same way."
+    return keras.backend.backend() == "tensorflow" and recipe.epochs*recipe.steps_per_epoch <= 5
 
 def _fingerprint(model:keras.Model, recipe:Recipe) -> str:
     "Another one for another model or recipe."

@@ -136,7 +136,7 @@ model = build_segmenter("vgg16", 0.25)
 model.compile(optimizer=keras.optimizers.Adam(2e-3, clipnorm=1.0), loss=make_loss("bce+dice"))
 model.optimizer.build(model.trainable_variables)
 rng = np.random.default_rng(0)
-count = 12 if keras.backend.backend() == "tensorflow" else 4  # where threads add up in any order they need that many to show it
+count = 12 if keras.backend.backend() == "tensorflow" else 4  # on TensorFlow the number with which its threads were seen to add up in another order
 photos, masks = rng.integers(0, 256, (count, 160, 160, 3)).astype("float32"), (rng.random((count, 160, 160, 1)) > 0.95).astype("float32")
 for step in range(5): model.train_on_batch(photos, masks)
 print(hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
