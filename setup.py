@@ -1,4 +1,5 @@
 """The package as `settings.ini` describes it."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -6,7 +7,7 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
-parser.read(here/"settings.ini", encoding="utf-8")
+parser.read(here / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
 train = settings["train_requirements"].split()
 app = settings["app_requirements"].split()
@@ -18,7 +19,7 @@ setup(
     name=settings["lib_name"],
     version=settings["version"],
     description=settings["description"],
-    long_description=(here/"README.md").read_text(encoding="utf-8"),
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author=settings["author"],
     author_email=settings["author_email"],

@@ -8,8 +8,13 @@ __all__ = ['MAX_STEM_BYTES', 'FORMATS', 'SEGMENT_COLUMNS', 'BUILTIN', 'CLASSIFY_
            'describe_data', 'check_data_command', 'parameter_value', 'run_command', 'make_parser', 'main']
 
 # %% ../nbs/49_command.ipynb #cell-2
-import argparse, contextlib, glob, hashlib, os, sys
-from collections.abc import Callable, Iterable, Sequence
+import argparse
+import contextlib
+import glob
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .app import add_app
@@ -17,37 +22,52 @@ from .export import add_export
 
 # %% ../nbs/49_command.ipynb #cell-6
 def find_photos(
-    names:Iterable[str], # files, folders and patterns
-) -> tuple[list[Path], dict[str, str]]: # files in the order given, a folder's and a pattern's sorted; folder or pattern → why nothing was found
+    names: Iterable[str],  # files, folders and patterns
+) -> tuple[
+    list[Path], dict[str, str]
+]:  # files in the order given, a folder's and a pattern's sorted; folder or pattern → why nothing was found
     "The photographs that are meant by the command's arguments. A file that does not exist is kept: reading it will say so."
     photos, problems = {}, {}
     for name in names:
         found, problem = _meant(name)
-        if problem: problems[str(Path(name))] = problem
-        for path in found: photos.setdefault(os.path.abspath(path), path)
+        if problem:
+            problems[str(Path(name))] = problem
+        for path in found:
+            photos.setdefault(os.path.abspath(path), path)
     return list(photos.values()), problems
+
 
 def _meant(name):
     "The photographs that one argument means, and '' or why there are none."
-    from retinal_tl.images import list_photos, printable
+    from retinal_tl.core import printable
+    from retinal_tl.images import list_photos
+
     if os.path.isdir(name):
-        try: found = list_photos(name)
-        except OSError as error: return [], f"{printable(Path(name))} could not be read: {error.strerror}."
+        try:
+            found = list_photos(name)
+        except OSError as error:
+            return [], f"{printable(Path(name))} could not be read: {error.strerror}."
         return found, "" if found else f"{printable(Path(name))} holds no photographs."
-    if not _is_pattern(name): return [Path(name)], ""
+    if not _is_pattern(name):
+        return [Path(name)], ""
     found = _matches(name)
     return found, "" if found else f"No photograph fits the pattern {printable(name)}."
+
 
 def _is_pattern(name):
     return glob.has_magic(name) and not os.path.lexists(name)
 
+
 def _matches(pattern):
     "Files with the suffix of a photograph that fit a pattern, and those in folders that do."
     from retinal_tl.images import PHOTO_SUFFIXES, list_photos
+
     found = []
     for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
-        if path.is_dir() and "**" not in pattern: found += list_photos(path)
-        elif path.is_file() and path.suffix.lower() in PHOTO_SUFFIXES: found.append(path)
+        if path.is_dir() and "**" not in pattern:
+            found += list_photos(path)
+        elif path.is_file() and path.suffix.lower() in PHOTO_SUFFIXES:
+            found.append(path)
     return found
 
 # %% ../nbs/49_command.ipynb #cell-9
@@ -55,21 +75,26 @@ MAX_STEM_BYTES = 180  # a lesion's name and `_probability.png` stay well under 2
 
 FORMATS = ("png", "npz", "geojson")
 
+
 def output_files(
-    stem:str, # what the names begin with
-    lesions:Iterable[str], # see `LESIONS`
-    formats:Iterable[str]=("png",), # see `FORMATS`
-) -> list[str]: # file names
+    stem: str,  # what the names begin with
+    lesions: Iterable[str],  # see `LESIONS`
+    formats: Iterable[str] = ("png",),  # see `FORMATS`
+) -> list[str]:  # file names
     "The names of what `segment` writes for one photograph."
-    pictures = [f"{stem}_{lesion}_{kind}.png" for lesion in lesions for kind in ("probability", "mask")] + [f"{stem}_overlay.png"]
+    pictures = [f"{stem}_{lesion}_{kind}.png" for lesion in lesions for kind in ("probability", "mask")] + [
+        f"{stem}_overlay.png"
+    ]
     return [name for kind in formats for name in (pictures if kind == "png" else [f"{stem}.{kind}"])]
 
 # %% ../nbs/49_command.ipynb #cell-10
 def _short_stem(stem):
     "`stem`, or its beginning and a hash where it is too long for a file name."
     encoded = os.fsencode(stem)
-    if len(encoded) <= MAX_STEM_BYTES: return stem
-    return encoded[:MAX_STEM_BYTES - 9].decode("utf-8", "ignore") + "_" + hashlib.sha256(encoded).hexdigest()[:8]
+    if len(encoded) <= MAX_STEM_BYTES:
+        return stem
+    return encoded[: MAX_STEM_BYTES - 9].decode("utf-8", "ignore") + "_" + hashlib.sha256(encoded).hexdigest()[:8]
+
 
 def _stems(path, first):
     "Stems to try for a photograph, best first; `first` is the earlier one with the same stem, if any."
@@ -77,22 +102,27 @@ def _stems(path, first):
     extra = f"{path.stem}_{path.suffix[1:]}" if same_folder else f"{path.absolute().parent.name}_{path.stem}"
     yield path.stem
     yield extra
-    for i in range(2, 10**6): yield f"{extra}_{i}"
+    for i in range(2, 10**6):
+        yield f"{extra}_{i}"
 
 # %% ../nbs/49_command.ipynb #cell-11
 def output_stems(
-    photos:Sequence[Path], # in the order of the command
-    lesions:Iterable[str], # that will be written
-    output:Path, # the folder they go to
-    formats:Iterable[str]=("png",), # see `FORMATS`
-) -> dict[Path, str]: # photograph → what its files' names begin with
+    photos: Sequence[Path],  # in the order of the command
+    lesions: Iterable[str],  # that will be written
+    output: Path,  # the folder they go to
+    formats: Iterable[str] = ("png",),  # see `FORMATS`
+) -> dict[Path, str]:  # photograph → what its files' names begin with
     "Stems so that no file is written twice and none over a photograph; the same for the same command."
     stems, firsts, lesions, formats = {}, {}, list(lesions), list(formats)
-    taken = {path.name.casefold() for path in photos if path.absolute().parent == output.absolute()} | {"report.csv", "report.html"}
+    taken = {path.name.casefold() for path in photos if path.absolute().parent == output.absolute()} | {
+        "report.csv",
+        "report.html",
+    }
     for path in photos:
         for stem in map(_short_stem, _stems(path, firsts.get(path.stem.casefold()))):
             names = {name.casefold() for name in output_files(stem, lesions, formats)}
-            if not names & taken: break
+            if not names & taken:
+                break
         stems[path] = stem
         firsts.setdefault(path.stem.casefold(), path)
         taken |= names
@@ -101,71 +131,94 @@ def output_stems(
 # %% ../nbs/49_command.ipynb #cell-21
 def _attempt(path, work):
     "What `work()` gives and '', or None and one sentence that says why not."
-    from retinal_tl.images import RetinalError, printable
-    try: return work(), ""
-    except RetinalError as error: return None, printable(str(error))
-    except OSError as error: reason = error.strerror or type(error).__name__
-    except MemoryError: reason = "there is not enough memory for it"
-    except Exception as error: reason = f"unexpected {type(error).__name__}, please report it: {printable(str(error))[:200]}"
+    from retinal_tl.core import printable
+
+    try:
+        return work(), ""
+    except RetinalError as error:
+        return None, printable(str(error))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except MemoryError:
+        reason = "there is not enough memory for it"
+    except Exception as error:
+        reason = f"unexpected {type(error).__name__}, please report it: {printable(str(error))[:200]}"
     return None, f"{printable(path)} could not be done: {reason}."
+
 
 def _say(sentence):
     "One sentence on the standard error stream, above a progress bar if there is one."
     from tqdm import tqdm
+
     tqdm.write(f"retinal_tl: {sentence}", file=sys.stderr)
 
 # %% ../nbs/49_command.ipynb #cell-22
 @contextlib.contextmanager
 def _naming(path):
     "Puts the file's name before an error that is about the picture in it."
-    from retinal_tl.images import RetinalError, printable
-    try: yield
+    from retinal_tl.core import printable
+
+    try:
+        yield
     except RetinalError as error:
-        if printable(path) in str(error): raise
+        if printable(path) in str(error):
+            raise
         raise RetinalError(f"{printable(path)}: {error}") from None
+
 
 def _warn(path, warnings):
     "Say what is unusual about a photograph, in one line."
-    from retinal_tl.images import printable
-    if warnings: _say(f"{printable(path)}: warning: {' '.join(warnings)}")
+    from retinal_tl.core import printable
+
+    if warnings:
+        _say(f"{printable(path)}: warning: {' '.join(warnings)}")
 
 # %% ../nbs/49_command.ipynb #cell-23
 def _each(photos, work):
     "For each photograph its path, what `work(path)` gives or None, and '' or a sentence, which is also said."
     from tqdm import tqdm
+
     silent = len(photos) < 2 or not sys.stderr.isatty()
     for path in tqdm(photos, unit="photo", disable=silent, file=sys.stderr):
         done, problem = _attempt(path, lambda: work(path))
-        if problem: _say(problem)
+        if problem:
+            _say(problem)
         yield path, done, problem
 
 # %% ../nbs/49_command.ipynb #cell-25
 def _maps(path, photo, runs, lesions, threshold):
     "For each of the lesions, one at a time: lesion, threshold, probability, field of view."
     from retinal_tl.inference import prepare_for, segment_prepared
+
     runs = [run for run in runs if set(run.lesions) & set(lesions)]
-    with _naming(path): prepared = prepare_for(photo, runs)
+    with _naming(path):
+        prepared = prepare_for(photo, runs)
     for run, each in zip(runs, prepared):
         field = each.field.mask(photo.shape[:2])
         for lesion, probability in segment_prepared(each, run.predict, run.card).items():
-            if lesion in lesions: yield lesion, run.thresholds[lesion] if threshold is None else threshold, probability, field
+            if lesion in lesions:
+                yield lesion, run.thresholds[lesion] if threshold is None else threshold, probability, field
 
 # %% ../nbs/49_command.ipynb #cell-26
 def write_maps(
-    base:Path, # folder and stem of the files
-    name:str, # of the photograph
-    photo, # NumPy array, uint8 (height, width, 3)
-    levels:dict, # lesion → uint16 (height, width), its probability, 65535 is certain
-    masks:dict, # lesion → bool (height, width)
-    thresholds:dict, # lesion → 0..1
-    formats:Iterable[str]=("png",), # see `FORMATS`
+    base: Path,  # folder and stem of the files
+    name: str,  # of the photograph
+    photo,  # NumPy array, uint8 (height, width, 3)
+    levels: dict,  # lesion → uint16 (height, width), its probability, 65535 is certain
+    masks: dict,  # lesion → bool (height, width)
+    thresholds: dict,  # lesion → 0..1
+    formats: Iterable[str] = ("png",),  # see `FORMATS`
 ) -> None:
     "Write what was found in one photograph. Raises `RetinalError` where a file cannot be written."
     import json
+
     import numpy as np
+
+    from retinal_tl.core import write_text, writing
     from retinal_tl.evaluation import lesion_overlay
-    from retinal_tl.images import write_png, write_text, writing
+    from retinal_tl.images import write_png
     from retinal_tl.report import lesion_geojson
+
     file = lambda ending: base.with_name(base.name + ending)
     if "png" in formats:
         for lesion in levels:
@@ -173,51 +226,82 @@ def write_maps(
             write_png(file(f"_{lesion}_mask.png"), masks[lesion].astype(np.uint8) * 255)
         write_png(file("_overlay.png"), lesion_overlay(photo, masks))
     if "npz" in formats:
-        about = dict(lesions=np.array(list(levels)), thresholds=np.array([thresholds[lesion] for lesion in levels]), size=np.array(photo.shape[:2]))
-        with writing(file(".npz")) as temporary: np.savez_compressed(temporary, **levels, **about)
+        about = dict(
+            lesions=np.array(list(levels)),
+            thresholds=np.array([thresholds[lesion] for lesion in levels]),
+            size=np.array(photo.shape[:2]),
+        )
+        with writing(file(".npz")) as temporary:
+            np.savez_compressed(temporary, **levels, **about)
     if "geojson" in formats:
         write_text(file(".geojson"), json.dumps(lesion_geojson(levels, masks, thresholds, name), separators=(",", ":")))
 
 # %% ../nbs/49_command.ipynb #cell-29
-SEGMENT_COLUMNS = ("photo", "lesion", "area_pixels", "count", "share_of_field", "threshold", "files", "warning", "problem")
+SEGMENT_COLUMNS = (
+    "photo",
+    "lesion",
+    "area_pixels",
+    "count",
+    "share_of_field",
+    "threshold",
+    "files",
+    "warning",
+    "problem",
+)
+
 
 def segment_file(
-    path:str|Path, # of a photo
-    runs:Sequence, # of `Run`
-    output:str|Path, # a folder that is there
-    stem:str, # what the names of the files begin with
-    threshold:float|None=None, # instead of the one in each card
-    lesions:Iterable[str]|None=None, # None: all that the runs outline
-    formats:Iterable[str]=("png",), # see `FORMATS`
-    picture_bytes:int=0, # how large its picture in the HTML report may be; 0 makes nothing for that report
-) -> tuple[list[dict], object]: # a row of the report for each lesion; a `ReportPhoto` or None
+    path: str | Path,  # of a photo
+    runs: Sequence,  # of `Run`
+    output: str | Path,  # a folder that is there
+    stem: str,  # what the names of the files begin with
+    threshold: float | None = None,  # instead of the one in each card
+    lesions: Iterable[str] | None = None,  # None: all that the runs outline
+    formats: Iterable[str] = ("png",),  # see `FORMATS`
+    picture_bytes: int = 0,  # how large its picture in the HTML report may be; 0 makes nothing for that report
+) -> tuple[list[dict], object]:  # a row of the report for each lesion; a `ReportPhoto` or None
     "Write what is found in one photograph. Raises `RetinalError` if it cannot be used."
-    from retinal_tl.images import printable, read_photo
+    from retinal_tl.core import printable
+    from retinal_tl.images import read_photo
     from retinal_tl.metrics import quantize
     from retinal_tl.quality import photo_warnings
     from retinal_tl.report import measure, report_photo
+
     photo, rows, levels, masks, thresholds = read_photo(path), [], {}, {}, {}
-    with _naming(path): warnings = photo_warnings(photo)
+    with _naming(path):
+        warnings = photo_warnings(photo)
     lesions = _chosen(runs, lesions) if lesions is None else lesions
     for lesion, limit, probability, field in _maps(path, photo, runs, lesions, threshold):
         levels[lesion], thresholds[lesion] = quantize(probability), limit
         masks[lesion] = (levels[lesion] >= quantize(limit)) & field
-        rows.append(dict(photo=printable(path), lesion=lesion, **measure(masks[lesion], field),
-                         threshold=float(f"{limit:.6g}"), files=printable(stem), warning=" ".join(warnings)))
+        rows.append(
+            dict(
+                photo=printable(path),
+                lesion=lesion,
+                **measure(masks[lesion], field),
+                threshold=float(f"{limit:.6g}"),
+                files=printable(stem),
+                warning=" ".join(warnings),
+            )
+        )
     entry = report_photo(printable(path), photo, masks, rows, warnings, picture_bytes) if picture_bytes else None
     _warn(path, warnings)
-    write_maps(Path(output)/stem, printable(path), photo, levels, masks, thresholds, formats)  # last: what is written has its row
+    write_maps(
+        Path(output) / stem, printable(path), photo, levels, masks, thresholds, formats
+    )  # last: what is written has its row
     return rows, entry
 
 # %% ../nbs/49_command.ipynb #cell-30
 BUILTIN = "builtin"  # the models that come with the package
 
+
 def segment_command(
-    arguments:argparse.Namespace, # photo, model, output, threshold, lesion, format, report
-) -> int: # exit status
+    arguments: argparse.Namespace,  # photo, model, output, threshold, lesion, format, report
+) -> int:  # exit status
     "`retinal_tl segment`. Raises `RetinalError` when the command itself is wrong."
-    from retinal_tl.images import printable
+    from retinal_tl.core import printable
     from retinal_tl.inference import load_segmenters
+
     runs, (photos, problems) = load_segmenters(arguments.model or [BUILTIN]), find_photos(arguments.photo)
     lesions, formats = _chosen(runs, arguments.lesion), tuple(dict.fromkeys(arguments.format or ["png"]))
     output = _output_folder(arguments)
@@ -225,104 +309,144 @@ def segment_command(
     stems = output_stems(photos, lesions, output, formats)
     for path in photos:
         if stems[path] != path.stem:
-            _say(f"{printable(path)}: its files begin with {printable(stems[path])}, since its own name is taken or too long.")
+            _say(
+                f"{printable(path)}: its files begin with {printable(stems[path])}, since its own name is taken or too long."
+            )
     pictures = _picture_bytes(photos, arguments)
     work = lambda path: segment_file(path, runs, output, stems[path], arguments.threshold, lesions, formats, pictures)
     return _batch(photos, problems, work, SEGMENT_COLUMNS, output, arguments.report, [run.card for run in runs])
 
+
 def _picture_bytes(photos, arguments):
     "How large a photograph's picture in the HTML report may be, 0 without that report."
     from retinal_tl.report import picture_budget
+
     return picture_budget(len(photos)) if arguments.report else 0
+
 
 def _chosen(runs, wanted):
     "The lesions to outline: those that are wanted, or all that the runs know. Raises `RetinalError` for one that none knows."
-    from retinal_tl.images import RetinalError
+
     known = [lesion for run in runs for lesion in run.lesions]
     for lesion in wanted or ():
-        if lesion not in known: raise RetinalError(f"No model that was given outlines {lesion}, only {', '.join(known)}: give one that does.")
+        if lesion not in known:
+            raise RetinalError(
+                f"No model that was given outlines {lesion}, only {', '.join(known)}: give one that does."
+            )
     return [lesion for lesion in known if not wanted or lesion in wanted]
 
 # %% ../nbs/49_command.ipynb #cell-31
 def _batch(photos, problems, work, columns, output, report, cards, each=None):
     "Do all photographs and write the reports, also when interrupted; the exit status. `each` is called with every row as it comes."
-    from retinal_tl.images import printable, write_text
+    from retinal_tl.core import printable, write_text
     from retinal_tl.report import report_text
+
     rows, entries = _folder_rows(problems), []
     try:
         for path, done, problem in _each(photos, work):
             new, entry = done or ([dict(photo=printable(path), problem=problem)], None)
             rows += new
             entries.append(entry)
-            if each and not problem: each(new[0])
+            if each and not problem:
+                each(new[0])
     finally:
-        if output: write_text(output/"report.csv", report_text(columns, rows))
-        if output and report: write_text(output/"report.html", _page(rows, entries, cards))
+        if output:
+            write_text(output / "report.csv", report_text(columns, rows))
+        if output and report:
+            write_text(output / "report.html", _page(rows, entries, cards))
     return int(any(row.get("problem") for row in rows))
+
 
 def _page(rows, entries, cards):
     "The HTML report: the photographs that were done, and a problem for each that was not."
     from retinal_tl.report import ReportPhoto, report_html
+
     failed = [ReportPhoto(row["photo"], problem=row["problem"]) for row in rows if row.get("problem")]
     return report_html([entry for entry in entries if entry] + failed, cards)
 
 # %% ../nbs/49_command.ipynb #cell-32
 def _folder_rows(problems):
     "Rows of the report for folders without photographs, which are also said."
-    from retinal_tl.images import printable
-    for problem in problems.values(): _say(problem)
+    from retinal_tl.core import printable
+
+    for problem in problems.values():
+        _say(problem)
     return [dict(photo=printable(name), problem=problem) for name, problem in problems.items()]
+
 
 def _output_folder(arguments):
     "The output folder, made if need be."
-    from retinal_tl.images import RetinalError, printable
+    from retinal_tl.core import printable
+
     output = Path(arguments.output)
-    try: output.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise RetinalError(f"{printable(output)} cannot be the output folder: {error.strerror}.") from None
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RetinalError(f"{printable(output)} cannot be the output folder: {error.strerror}.") from None
     if not os.access(output, os.W_OK | os.X_OK):
         raise RetinalError(f"{printable(output)} cannot be written to: choose another folder.")
     return output
 
+
 def _refuse_input_folder(output, names):
-    from retinal_tl.images import RetinalError, printable
-    folders = [folder for name in names for folder in ({path.parent for path in _matches(name)} if _is_pattern(name) else [name])]
+    from retinal_tl.core import printable
+
+    folders = [
+        folder
+        for name in names
+        for folder in ({path.parent for path in _matches(name)} if _is_pattern(name) else [name])
+    ]
     if any(os.path.isdir(folder) and os.path.samefile(folder, output) for folder in folders):
-        raise RetinalError(f"{printable(output)} holds the photographs, and the next call would take maps for photographs: "
-                           "choose another folder.")
+        raise RetinalError(
+            f"{printable(output)} holds the photographs, and the next call would take maps for photographs: "
+            "choose another folder."
+        )
 
 # %% ../nbs/49_command.ipynb #cell-34
 CLASSIFY_COLUMNS = ("photo", "lesion_probability", "lesion", "warning", "problem")
 
+
 def classify_file(
-    path:str|Path, # of a photo
-    run, # a `Run` of stage 1
-    threshold:float|None=None, # instead of the one in the card
-    picture_bytes:int=0, # how large its picture in the HTML report may be; 0 makes nothing for that report
-) -> tuple[list[dict], object]: # its row of the report, in a list; a `ReportPhoto` or None
+    path: str | Path,  # of a photo
+    run,  # a `Run` of stage 1
+    threshold: float | None = None,  # instead of the one in the card
+    picture_bytes: int = 0,  # how large its picture in the HTML report may be; 0 makes nothing for that report
+) -> tuple[list[dict], object]:  # its row of the report, in a list; a `ReportPhoto` or None
     "Whether there is a lesion in one photograph. Raises `RetinalError` if it cannot be used."
-    from retinal_tl.images import printable, read_photo
+    from retinal_tl.core import printable
+    from retinal_tl.images import read_photo
     from retinal_tl.inference import classify
     from retinal_tl.quality import photo_warnings
     from retinal_tl.report import report_photo
+
     photo, limit = read_photo(path), run.threshold if threshold is None else threshold
-    with _naming(path): warnings, probability = photo_warnings(photo), classify(photo, run)
-    row = dict(photo=printable(path), lesion_probability=round(probability, 6), lesion="yes" if probability >= limit else "no",
-               warning=" ".join(warnings), problem="")
+    with _naming(path):
+        warnings, probability = photo_warnings(photo), classify(photo, run)
+    row = dict(
+        photo=printable(path),
+        lesion_probability=round(probability, 6),
+        lesion="yes" if probability >= limit else "no",
+        warning=" ".join(warnings),
+        problem="",
+    )
     _warn(path, warnings)
     return [row], report_photo(printable(path), photo, {}, [row], warnings, picture_bytes) if picture_bytes else None
 
 # %% ../nbs/49_command.ipynb #cell-35
 def classify_command(
-    arguments:argparse.Namespace, # photo, model, output, threshold, report
-) -> int: # exit status
+    arguments: argparse.Namespace,  # photo, model, output, threshold, report
+) -> int:  # exit status
     "`retinal_tl classify`: a table as it goes, and a report. Raises `RetinalError` when the command itself is wrong."
-    from retinal_tl.images import RetinalError, printable
+    from retinal_tl.core import printable
     from retinal_tl.inference import load_run
+
     run, (photos, problems) = load_run(arguments.model, "classifier"), find_photos(arguments.photo)
-    if arguments.report and not arguments.output: raise RetinalError("A report needs a folder: give one with --output.")
+    if arguments.report and not arguments.output:
+        raise RetinalError("A report needs a folder: give one with --output.")
     output = _output_folder(arguments) if arguments.output else None
     width = max([len(printable(path)) for path in photos] + [5])
-    if photos: print(f"{'photo':<{width}}  lesion_probability  lesion")
+    if photos:
+        print(f"{'photo':<{width}}  lesion_probability  lesion")
     tell = lambda row: print(f"{row['photo']:<{width}}  {row['lesion_probability']:18.4f}  {row['lesion']}", flush=True)
     pictures = _picture_bytes(photos, arguments)
     work = lambda path: classify_file(path, run, arguments.threshold, pictures)
@@ -330,34 +454,41 @@ def classify_command(
 
 # %% ../nbs/49_command.ipynb #cell-37
 def describe_data(
-    dataset, # a `Dataset`, see `retinal_tl.datasets`
-) -> str: # a few lines
+    dataset,  # a `Dataset`, see `retinal_tl.datasets`
+) -> str:  # a few lines
     "What was found in a data set: photographs, eyes, labels, masks by lesion."
-    from retinal_tl.images import LESIONS
+    from retinal_tl.core import LESIONS
+
     examples = dataset.examples
     labels, eyes = [example.label for example in examples], {example.eye for example in examples}
-    lines = [f"{dataset.name}: {len(examples)} photographs of {len(eyes)} eyes or patients",
-             f"labels: {labels.count(True)} lesion, {labels.count(False)} no lesion, {labels.count(None)} no label"]
+    lines = [
+        f"{dataset.name}: {len(examples)} photographs of {len(eyes)} eyes or patients",
+        f"labels: {labels.count(True)} lesion, {labels.count(False)} no lesion, {labels.count(None)} no label",
+    ]
     for lesion in LESIONS:
         masks = [example.masks[lesion] for example in examples if lesion in example.masks]
         found = sum(mask is not None for mask in masks)
-        lines.append(f"{lesion}: {found} with a mask, {len(masks) - found} annotated as absent, "
-                     f"{len(examples) - len(masks)} not annotated")
+        lines.append(
+            f"{lesion}: {found} with a mask, {len(masks) - found} annotated as absent, "
+            f"{len(examples) - len(masks)} not annotated"
+        )
     return "\n".join(lines)
 
 # %% ../nbs/49_command.ipynb #cell-38
 def check_data_command(
-    arguments:argparse.Namespace, # data, data_root, csv, same_eyes
-) -> int: # exit status: 1 when something is odd
+    arguments: argparse.Namespace,  # data, data_root, csv, same_eyes
+) -> int:  # exit status: 1 when something is odd
     "`retinal_tl check-data`. Raises `RetinalError` when there is no such data set."
+    from retinal_tl.core import printable
     from retinal_tl.datasets import check_data
-    from retinal_tl.images import printable
     from retinal_tl.runs import open_data
+
     dataset = open_data(arguments.data, arguments.data_root, arguments.csv)
     print(describe_data(dataset), flush=True)
     pairs, unread = _same_eyes(dataset.examples) if arguments.same_eyes else ((), ())
     odd = list(dict.fromkeys([*dataset.problems, *check_data(dataset, pairs), *unread]))
-    for problem in odd: print(f"odd: {printable(problem)}", flush=True)
+    for problem in odd:
+        print(f"odd: {printable(problem)}", flush=True)
     print(f"{len(odd)} odd thing{' was' if len(odd) == 1 else 's were'} found." if odd else "Nothing odd was found.")
     return int(bool(odd))
 
@@ -365,167 +496,281 @@ def check_data_command(
 def _same_eyes(examples):
     "Pairs of photographs that look like one eye, and a sentence for each photograph that could not be compared."
     from retinal_tl.leakage import find_same_eyes, read_signatures
+
     names, signatures, problems = read_signatures([example.photo for example in examples], progress=sys.stderr.isatty())
     return find_same_eyes(names, signatures), problems
 
 # %% ../nbs/49_command.ipynb #cell-41
 def parameter_value(
-    text:str, # as typed
-) -> bool|int|float|str|None: # as meant
+    text: str,  # as typed
+) -> bool | int | float | str | None:  # as meant
     "A parameter's value from the command line: True, False, None, a number, or the text."
     words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words: return words[text.lower()]
+    if text.lower() in words:
+        return words[text.lower()]
     for kind in (int, float):
-        try: return kind(text)
-        except ValueError: pass
+        try:
+            return kind(text)
+        except ValueError:
+            pass
     return text
 
 # %% ../nbs/49_command.ipynb #cell-43
 def run_command(
-    arguments:argparse.Namespace, # stage, parameters, notebook, no_notebook
-) -> int: # exit status
+    arguments: argparse.Namespace,  # stage, parameters, notebook, no_notebook
+) -> int:  # exit status
     "`retinal_tl run`. Raises `RetinalError` for a wrong parameter or where Jupyter or the training extra is missing."
     parameters = {name: parameter_value(value) for name, value in arguments.parameters}
-    if arguments.no_notebook: _run_directly(arguments.stage, parameters)
-    else: _run_notebook(arguments.stage, parameters, arguments.notebook)
+    if arguments.no_notebook:
+        _run_directly(arguments.stage, parameters)
+    else:
+        _run_notebook(arguments.stage, parameters, arguments.notebook)
     return 0
+
 
 def _run_directly(stage, parameters):
     "The same run without Jupyter."
     try:
-        if stage.startswith("stage"): from retinal_tl import runs as module
-        else: from retinal_tl import studies as module
+        if stage.startswith("stage"):
+            from retinal_tl import runs as module
+        else:
+            from retinal_tl import studies as module
         getattr(module, f"run_{stage}")(**parameters)
-    except ImportError as error: raise _lacking(error) from None
+    except ImportError as error:
+        raise _lacking(error) from None
+
 
 def _lacking(error):
-    from retinal_tl.images import RetinalError
-    return RetinalError(f"Training needs the package {error.name}, which is not installed: pip install 'retinal_tl[train]'.")
+
+    return RetinalError(
+        f"Training needs the package {error.name}, which is not installed: pip install 'retinal_tl[train]'."
+    )
 
 # %% ../nbs/49_command.ipynb #cell-44
 def _run_notebook(stage, parameters, output):
     "Execute a run's notebook and leave it where it can be read."
-    from retinal_tl.images import RetinalError, printable
+    from retinal_tl.core import printable
+
     source = _run_source(stage)
     try:
-        import papermill
         import ipykernel  # papermill does not ask for it, and without it fails much later
-    except ImportError as error: raise _lacking(error) from None
+        import papermill
+    except ImportError as error:
+        raise _lacking(error) from None
     target = Path(output) if output else _free_name(Path(str(parameters.get("output") or "runs")), stage)
     target.parent.mkdir(parents=True, exist_ok=True)
     print(f"The executed notebook is written to {printable(target)}.", flush=True)
     bar = sys.stderr.isatty()
-    try: papermill.execute_notebook(str(source), str(target), parameters, kernel_name="python3", progress_bar=bar)
+    try:
+        papermill.execute_notebook(str(source), str(target), parameters, kernel_name="python3", progress_bar=bar)
     except papermill.PapermillExecutionError as error:
-        message = printable(error.evalue) if error.ename == "RetinalError" else printable(f"{error.ename}: {error.evalue}")
+        message = (
+            printable(error.evalue) if error.ename == "RetinalError" else printable(f"{error.ename}: {error.evalue}")
+        )
         raise RetinalError(f"{message} ({printable(target)} shows where.)") from None
 
 # %% ../nbs/49_command.ipynb #cell-45
 def _run_source(stage):
     "The notebook of a run, which is part of a checkout and not of an installed package."
     import retinal_tl
-    from retinal_tl.images import RetinalError, printable
-    places = [Path(retinal_tl.__file__).resolve().parent.parent/"nbs", Path("nbs")]
+
+    places = [Path(retinal_tl.__file__).resolve().parent.parent / "nbs", Path("nbs")]
     for place in places:
-        if (place/f"run_{stage}.ipynb").is_file(): return place/f"run_{stage}.ipynb"
+        if (place / f"run_{stage}.ipynb").is_file():
+            return place / f"run_{stage}.ipynb"
     raise RetinalError(f"run_{stage}.ipynb is not here: call this in a checkout of retinal_tl, or add --no-notebook.")
+
 
 def _free_name(folder, stage):
     "`folder/stage.ipynb`, or with the first number that is free."
-    names = [folder/f"{stage}.ipynb", *(folder/f"{stage}-{i}.ipynb" for i in range(2, 10_000))]
+    names = [folder / f"{stage}.ipynb", *(folder / f"{stage}-{i}.ipynb" for i in range(2, 10_000))]
     return next(name for name in names if not name.exists())
 
 # %% ../nbs/49_command.ipynb #cell-48
 class _Parser(argparse.ArgumentParser):
     "A parser that says what is wrong in one sentence."
+
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help shows how.\n")
 
+
 def _choices(text, known):
     "The names in a list with commas; argparse says it when one is unknown."
-    from retinal_tl.images import nearest, printable
+    from retinal_tl.core import nearest, printable
+
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
             meant = nearest(name, known)
-            raise argparse.ArgumentTypeError(f"there is no {printable(name) or 'empty name'} " +
-                                             (f"(did you mean {meant}?)" if meant else f"among {', '.join(known)}"))
+            raise argparse.ArgumentTypeError(
+                f"there is no {printable(name) or 'empty name'} "
+                + (f"(did you mean {meant}?)" if meant else f"among {', '.join(known)}")
+            )
     return names
 
-def _formats(text): return _choices(text, FORMATS)
+
+def _formats(text):
+    return _choices(text, FORMATS)
+
 
 def _lesions(text):
-    from retinal_tl.images import LESIONS
+    from retinal_tl.core import LESIONS
+
     return [] if text.strip() == "all" else _choices(text, LESIONS)
+
 
 def _probability(text):
     value = float(text)
-    if not 0 <= value <= 1: raise argparse.ArgumentTypeError("a threshold lies between 0 and 1")
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("a threshold lies between 0 and 1")
     return value
 
 # %% ../nbs/49_command.ipynb #cell-49
-def make_parser() -> argparse.ArgumentParser: # of the whole command
+def make_parser() -> argparse.ArgumentParser:  # of the whole command
     "The command's arguments and their help."
     from retinal_tl import __version__
+
     parser = _Parser(
-        "retinal_tl", epilog="Exit status: 0 all was done, 1 some photographs failed or something odd was found, 2 the command was wrong.",
-        description="Outline lesions of diabetic retinopathy in fundus photographs. For research, not a medical device.")
+        "retinal_tl",
+        epilog="Exit status: 0 all was done, 1 some photographs failed or something odd was found, 2 the command was wrong.",
+        description="Outline lesions of diabetic retinopathy in fundus photographs. For research, not a medical device.",
+    )
     parser.add_argument("--version", action="version", version=f"retinal_tl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for add in (_add_segment, _add_classify, _add_check_data, _add_run, add_export, add_app): add(commands)
+    for add in (_add_segment, _add_classify, _add_check_data, _add_run, add_export, add_app):
+        add(commands)
     return parser
 
 # %% ../nbs/49_command.ipynb #cell-50
 def _add_photos(parser):
-    parser.add_argument("photo", nargs="+", metavar="PHOTO", help="a photograph (JPEG, PNG, TIFF, BMP), a folder of them, or a pattern in quotes: 'eyes/*_left.jpg'")
-    parser.add_argument("--threshold", type=_probability, metavar="T",
-                        help="probability from which on something counts as found (default: the model card's)")
+    parser.add_argument(
+        "photo",
+        nargs="+",
+        metavar="PHOTO",
+        help="a photograph (JPEG, PNG, TIFF, BMP), a folder of them, or a pattern in quotes: 'eyes/*_left.jpg'",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_probability,
+        metavar="T",
+        help="probability from which on something counts as found (default: the model card's)",
+    )
+
 
 def _add_segment(commands):
-    parser = commands.add_parser("segment", help="outline lesions", description=(
-        "Write for each photograph and lesion a probability map (16-bit PNG, 65535 is certain) and a mask (0 or 255), both of the "
-        "photograph's size, and for each photograph an overlay. report.csv lists area, count and share of the field of view, "
-        "report.html shows it all in a browser; a photograph that failed has a row with its problem, one that is out of range a warning."))
+    parser = commands.add_parser(
+        "segment",
+        help="outline lesions",
+        description=(
+            "Write for each photograph and lesion a probability map (16-bit PNG, 65535 is certain) and a mask (0 or 255), both of the "
+            "photograph's size, and for each photograph an overlay. report.csv lists area, count and share of the field of view, "
+            "report.html shows it all in a browser; a photograph that failed has a row with its problem, one that is out of range a warning."
+        ),
+    )
     _add_photos(parser)
-    parser.add_argument("--model", action="append", metavar="RUN",
-                        help="run folder of stage 2; repeat it for other lesions (default: builtin, the models of the package)")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for all that is written; made if need be")
-    parser.add_argument("--lesion", action="extend", type=_lesions, metavar="NAME[,NAME]", help="which lesions of those that the models know (default: all)")
-    parser.add_argument("--format", action="extend", type=_formats, metavar="FORMAT[,FORMAT]",
-                        help="png (default), npz (probability maps for NumPy), geojson (outlines in pixels of the photograph)")
-    parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help="write report.html (default: yes)")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="RUN",
+        help="run folder of stage 2; repeat it for other lesions (default: builtin, the models of the package)",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for all that is written; made if need be"
+    )
+    parser.add_argument(
+        "--lesion",
+        action="extend",
+        type=_lesions,
+        metavar="NAME[,NAME]",
+        help="which lesions of those that the models know (default: all)",
+    )
+    parser.add_argument(
+        "--format",
+        action="extend",
+        type=_formats,
+        metavar="FORMAT[,FORMAT]",
+        help="png (default), npz (probability maps for NumPy), geojson (outlines in pixels of the photograph)",
+    )
+    parser.add_argument(
+        "--report", action=argparse.BooleanOptionalAction, default=True, help="write report.html (default: yes)"
+    )
     parser.set_defaults(work=segment_command)
 
+
 def _add_classify(commands):
-    parser = commands.add_parser("classify", help="say whether there is a lesion", description=(
-        "Print for each photograph the probability that it shows any lesion, and whether that reaches the threshold."))
+    parser = commands.add_parser(
+        "classify",
+        help="say whether there is a lesion",
+        description=(
+            "Print for each photograph the probability that it shows any lesion, and whether that reaches the threshold."
+        ),
+    )
     _add_photos(parser)
-    parser.add_argument("--model", default=BUILTIN, metavar="RUN", help="run folder of stage 1 (default: builtin, the model of the package)")
+    parser.add_argument(
+        "--model",
+        default=BUILTIN,
+        metavar="RUN",
+        help="run folder of stage 1 (default: builtin, the model of the package)",
+    )
     parser.add_argument("--output", metavar="DIR", help="folder for report.csv; made if need be")
-    parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=False, help="also write report.html (default: no)")
+    parser.add_argument(
+        "--report", action=argparse.BooleanOptionalAction, default=False, help="also write report.html (default: no)"
+    )
     parser.set_defaults(work=classify_command)
 
 # %% ../nbs/49_command.ipynb #cell-51
 def _add_check_data(commands):
-    parser = commands.add_parser("check-data", help="say what is in a data set and what is odd about it", description=(
-        "Count photographs, eyes, labels and masks; then look for files that cannot be read, masks of another size than their "
-        "photograph or over 30 % of the field of view, and photographs of the same eye. Exit status 1 when something is odd."))
-    parser.add_argument("--data", required=True, metavar="NAME",
-                        help="idrid, eophtha, ddr, messidor, eyepacs, aptos, csv, folder or synthetic; several with + between")
-    parser.add_argument("--data-root", metavar="DIR",
-                        help="the folder as it was downloaded; for several data sets, folders in the same order with + between")
+    parser = commands.add_parser(
+        "check-data",
+        help="say what is in a data set and what is odd about it",
+        description=(
+            "Count photographs, eyes, labels and masks; then look for files that cannot be read, masks of another size than their "
+            "photograph or over 30 % of the field of view, and photographs of the same eye. Exit status 1 when something is odd."
+        ),
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="NAME",
+        help="idrid, eophtha, ddr, messidor, eyepacs, aptos, csv, folder or synthetic; several with + between",
+    )
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        help="the folder as it was downloaded; for several data sets, folders in the same order with + between",
+    )
     parser.add_argument("--csv", metavar="FILE", help="the table, for --data csv")
-    parser.add_argument("--no-same-eyes", dest="same_eyes", action="store_false",
-                        help="leave out the search for the same eye, which takes longest")
+    parser.add_argument(
+        "--no-same-eyes",
+        dest="same_eyes",
+        action="store_false",
+        help="leave out the search for the same eye, which takes longest",
+    )
     parser.set_defaults(work=check_data_command)
 
+
 def _add_run(commands):
-    parser = commands.add_parser("run", help="train: stage1, stage2, or a study of many: tables, transfer", description=(
-        "Execute a run's notebook with papermill, or its function with --no-notebook. Example: retinal_tl run stage2 -p lesion exudates"))
-    parser.add_argument("stage", choices=("stage1", "stage2", "tables", "transfer"),
-                        help="stage1 trains the classifier, stage2 the segmenter; tables and transfer train what the paper's tables and the transfer study need")
-    parser.add_argument("-p", "--parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                        help="a parameter of the run; repeat it for others")
+    parser = commands.add_parser(
+        "run",
+        help="train: stage1, stage2, or a study of many: tables, transfer",
+        description=(
+            "Execute a run's notebook with papermill, or its function with --no-notebook. Example: retinal_tl run stage2 -p lesion exudates"
+        ),
+    )
+    parser.add_argument(
+        "stage",
+        choices=("stage1", "stage2", "tables", "transfer"),
+        help="stage1 trains the classifier, stage2 the segmenter; tables and transfer train what the paper's tables and the transfer study need",
+    )
+    parser.add_argument(
+        "-p",
+        "--parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the run; repeat it for others",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--notebook", metavar="OUT", help="where the executed notebook goes (default: runs/STAGE.ipynb)")
     where.add_argument("--no-notebook", action="store_true", help="call the run's function; needs no Jupyter")
@@ -533,37 +778,54 @@ def _add_run(commands):
 
 # %% ../nbs/49_command.ipynb #cell-53
 def main(
-    argv:Sequence[str]|None=None, # the arguments; None takes the command line's
-) -> int: # exit status
+    argv: Sequence[str] | None = None,  # the arguments; None takes the command line's
+) -> int:  # exit status
     "The `retinal_tl` command."
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
-    try: status = _work(make_parser().parse_args(argv))
-    except SystemExit as end: return end.code or 0  # --help, --version or an error of the parser, which has said it
-    except KeyboardInterrupt: return _end("interrupted.", 130)
-    except BrokenPipeError: status = 1
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _work(make_parser().parse_args(argv))
+    except SystemExit as end:
+        return end.code or 0  # --help, --version or an error of the parser, which has said it
+    except KeyboardInterrupt:
+        return _end("interrupted.", 130)
+    except BrokenPipeError:
+        status = 1
     return status if _flushed() else 1
 
 # %% ../nbs/49_command.ipynb #cell-54
 def _work(arguments):
     "The subcommand's exit status, 2 with a sentence when it could not begin."
-    from retinal_tl.images import RetinalError, printable
-    try: return arguments.work(arguments)
-    except RetinalError as error: return _end(printable(str(error)), 2)
-    except BrokenPipeError: raise
-    except OSError as error: return _end(f"{printable(error.filename or 'A file')}: {error.strerror or type(error).__name__}.", 2)
+    from retinal_tl.core import printable
+
+    try:
+        return arguments.work(arguments)
+    except RetinalError as error:
+        return _end(printable(str(error)), 2)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _end(f"{printable(error.filename or 'A file')}: {error.strerror or type(error).__name__}.", 2)
     except Exception as error:
-        if "RETINAL_TL_DEBUG" in os.environ: raise
-        return _end(f"unexpected {type(error).__name__}, please report it: {printable(str(error))[:300]} "
-                    "(RETINAL_TL_DEBUG=1 shows where.)", 2)
+        if "RETINAL_TL_DEBUG" in os.environ:
+            raise
+        return _end(
+            f"unexpected {type(error).__name__}, please report it: {printable(str(error))[:300]} "
+            "(RETINAL_TL_DEBUG=1 shows where.)",
+            2,
+        )
+
 
 def _end(sentence, status):
     print(f"retinal_tl: {sentence}", file=sys.stderr)
     return status
 
+
 def _flushed():
     "Whether the reader of our output was still there at the end; if not, Python must not complain about it on its way out."
-    try: sys.stdout.flush()
+    try:
+        sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False

@@ -17,11 +17,34 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .images import LESION_COLORS, RetinalError, writing
-from .lesions import FROC_RATES, LesionScores, froc_curve, froc_score, froc_sensitivities, lesion_counts, score_lesions
-from .metrics import (
-    BINS, PixelHistogram, average_precision, best_threshold, binary_metrics, coarsen, confusion, confusions, eleven_point_aupr,
-    image_score, pixel_histogram, quantize, require_same_shape, roc_auc, threshold_for_sensitivity, threshold_map, trivial_accuracy)
+from .core import LESION_COLORS, RetinalError, plain, writing
+from retinal_tl.lesions import (
+    FROC_RATES,
+    LesionScores,
+    froc_curve,
+    froc_score,
+    froc_sensitivities,
+    lesion_counts,
+    score_lesions,
+)
+from retinal_tl.metrics import (
+    PixelHistogram,
+    average_precision,
+    best_threshold,
+    binary_metrics,
+    coarsen,
+    confusion,
+    confusions,
+    eleven_point_aupr,
+    image_score,
+    pixel_histogram,
+    quantize,
+    require_same_shape,
+    roc_auc,
+    threshold_for_sensitivity,
+    threshold_map,
+    trivial_accuracy,
+)
 from .uncertainty import bootstrap_band, calibration_error, interval, reliability
 
 # %% ../nbs/31_evaluation.ipynb #cell-7
@@ -29,11 +52,11 @@ OUTCOME_COLORS = dict(found=(255, 255, 0), missed=(255, 0, 0), false_alarm=(0, 2
 
 # %% ../nbs/31_evaluation.ipynb #cell-8
 def tint(
-    photo:np.ndarray, # uint8 (height, width, 3) RGB
-    where:np.ndarray, # bool (height, width)
-    color:tuple[int, int, int], # RGB, 0..255
-    opacity:float=0.5, # 0 leaves the photo as it is, 1 covers it
-) -> np.ndarray: # uint8 (height, width, 3), a copy
+    photo: np.ndarray,  # uint8 (height, width, 3) RGB
+    where: np.ndarray,  # bool (height, width)
+    color: tuple[int, int, int],  # RGB, 0..255
+    opacity: float = 0.5,  # 0 leaves the photo as it is, 1 covers it
+) -> np.ndarray:  # uint8 (height, width, 3), a copy
     "A photo with some of its pixels colored; `RetinalError` if the shapes differ."
     where = np.asarray(where, bool)
     require_same_shape(photo=photo, mask=where)
@@ -43,27 +66,28 @@ def tint(
 
 # %% ../nbs/31_evaluation.ipynb #cell-9
 def overlay(
-    photo:np.ndarray|None, # uint8 (height, width, 3) RGB to paint on; None for black, as in the paper
-    found:np.ndarray, # (height, width): bool, or a probability map (float 0..1 or uint16)
-    truth:np.ndarray|None=None, # bool (height, width); None: nothing is known to be missed or a false alarm
-    threshold:float=0.5, # 0..1, for a probability map
-    opacity:float=0.6, # on a photo: 0 shows only the photo, 1 only the colors
-) -> np.ndarray: # uint8 (height, width, 3) RGB
+    photo: np.ndarray | None,  # uint8 (height, width, 3) RGB to paint on; None for black, as in the paper
+    found: np.ndarray,  # (height, width): bool, or a probability map (float 0..1 or uint16)
+    truth: np.ndarray | None = None,  # bool (height, width); None: nothing is known to be missed or a false alarm
+    threshold: float = 0.5,  # 0..1, for a probability map
+    opacity: float = 0.6,  # on a photo: 0 shows only the photo, 1 only the colors
+) -> np.ndarray:  # uint8 (height, width, 3) RGB
     "What was found in yellow, missed in red and a false alarm in green (the paper's Figure 5)."
     found = threshold_map(found, threshold)
     truth = found if truth is None else np.asarray(truth, bool)
     require_same_shape(map=found, mask=truth)
-    if photo is None: photo, opacity = np.zeros((*found.shape, 3), np.uint8), 1
+    if photo is None:
+        photo, opacity = np.zeros((*found.shape, 3), np.uint8), 1
     for outcome, where in dict(found=found & truth, missed=truth & ~found, false_alarm=found & ~truth).items():
         photo = tint(photo, where, OUTCOME_COLORS[outcome], opacity)
     return photo
 
 # %% ../nbs/31_evaluation.ipynb #cell-14
 def lesion_overlay(
-    photo:np.ndarray, # uint8 (height, width, 3) RGB
-    masks:Mapping[str, np.ndarray], # lesion → bool (height, width)
-    opacity:float=0.5, # 0 shows only the photo, 1 only the colors
-) -> np.ndarray: # uint8 (height, width, 3) RGB
+    photo: np.ndarray,  # uint8 (height, width, 3) RGB
+    masks: Mapping[str, np.ndarray],  # lesion → bool (height, width)
+    opacity: float = 0.5,  # 0 shows only the photo, 1 only the colors
+) -> np.ndarray:  # uint8 (height, width, 3) RGB
     "A photo with each kind of lesion tinted in its color of `LESION_COLORS`."
     for lesion in sorted(masks, key=lambda lesion: -np.count_nonzero(masks[lesion])):
         photo = tint(photo, masks[lesion], LESION_COLORS[lesion], opacity)
@@ -71,13 +95,14 @@ def lesion_overlay(
 
 # %% ../nbs/31_evaluation.ipynb #cell-18
 def _checked(
-    items:Iterable[tuple], # (name, probability, mask) or (name, probability, mask, field)
-    within_field:bool, # whether a field is needed
-) -> Iterator[tuple]: # (name, probability, mask, field), field None where all pixels count
+    items: Iterable[tuple],  # (name, probability, mask) or (name, probability, mask, field)
+    within_field: bool,  # whether a field is needed
+) -> Iterator[tuple]:  # (name, probability, mask, field), field None where all pixels count
     "Photographs one after the other; `RetinalError` for a name twice or a missing field."
     names = set()
     for name, probability, mask, *field in items:
-        if name in names: raise RetinalError(f"{name} comes twice: each photograph may be counted once.")
+        if name in names:
+            raise RetinalError(f"{name} comes twice: each photograph may be counted once.")
         if within_field and (not field or field[0] is None):
             raise RetinalError(f"{name} comes without its field of view, and only that is to be counted.")
         names.add(name)
@@ -87,18 +112,19 @@ def _checked(
 @dataclass(frozen=True, eq=False)
 class Collected:
     "What is kept of photographs that came one after the other."
-    pooled: PixelHistogram|None # of all pixels, exact; None if there was no photograph
-    histograms: dict[str, PixelHistogram] # name → coarse
-    lesions: dict[str, LesionScores] # name → its lesions and candidates
-    scores: dict[str, float] # name → highest probability of a pixel that counts
+
+    pooled: PixelHistogram | None  # of all pixels, exact; None if there was no photograph
+    histograms: dict[str, PixelHistogram]  # name → coarse
+    lesions: dict[str, LesionScores]  # name → its lesions and candidates
+    scores: dict[str, float]  # name → highest probability of a pixel that counts
 
 # %% ../nbs/31_evaluation.ipynb #cell-20
 def collect(
-    items:Iterable[tuple], # (name, probability, mask) or (name, probability, mask, field); may be a generator
-    threshold:float|None=None, # 0..1; counts at it stay exact in the coarse histograms
-    within_field:bool=False, # count only pixels inside the field of view, which each item then needs
-    floor:float=0.1, # 0..1: candidates for lesions are the regions with at least this probability
-) -> Collected: # what all figures are made from
+    items: Iterable[tuple],  # (name, probability, mask) or (name, probability, mask, field); may be a generator
+    threshold: float | None = None,  # 0..1; counts at it stay exact in the coarse histograms
+    within_field: bool = False,  # count only pixels inside the field of view, which each item then needs
+    floor: float = 0.1,  # 0..1: candidates for lesions are the regions with at least this probability
+) -> Collected:  # what all figures are made from
     "Pixels, lesions and scores of photographs; `RetinalError` for a name twice or a missing field."
     pooled, coarse, lesions, scores = None, {}, {}, {}
     for name, probability, mask, field in _checked(items, within_field):
@@ -110,10 +136,10 @@ def collect(
 
 # %% ../nbs/31_evaluation.ipynb #cell-21
 def collect_histograms(
-    items:Iterable[tuple], # (name, probability, mask) or (name, probability, mask, field); may be a generator
-    threshold:float|None=None, # 0..1; counts at it stay exact in the coarse histograms
-    within_field:bool=False, # count only pixels inside the field of view, which each item then needs
-) -> tuple[PixelHistogram|None, dict[str, PixelHistogram]]: # pooled, exact, None if there is no item; name → coarse
+    items: Iterable[tuple],  # (name, probability, mask) or (name, probability, mask, field); may be a generator
+    threshold: float | None = None,  # 0..1; counts at it stay exact in the coarse histograms
+    within_field: bool = False,  # count only pixels inside the field of view, which each item then needs
+) -> tuple[PixelHistogram | None, dict[str, PixelHistogram]]:  # pooled, exact, None if there is no item; name → coarse
     "Only the histograms of `collect`; masks may be of any shape, not only pictures."
     pooled, coarse = None, {}
     for name, probability, mask, field in _checked(items, within_field):
@@ -122,59 +148,62 @@ def collect_histograms(
         coarse[name] = coarsen(histogram, [] if threshold is None else [threshold])
     return pooled, coarse
 
-# %% ../nbs/31_evaluation.ipynb #cell-25
-def _plain(
-    value, # number, or dict, list or tuple of such
-): # the same with None for NaN and Python's own numbers, tuples as lists
-    "What JSON can hold."
-    if isinstance(value, Mapping): return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)): return [_plain(one) for one in value]
-    if isinstance(value, (float, np.floating)): return None if math.isnan(value) else float(value)
-    return value.item() if isinstance(value, np.generic) else value
-
 # %% ../nbs/31_evaluation.ipynb #cell-26
 def _at_threshold(
-    histogram:PixelHistogram, # of one or many photographs
-    threshold:float, # 0..1, or nan
-) -> dict[str, float]: # ratio → value; all nan for a threshold of nan
+    histogram: PixelHistogram,  # of one or many photographs
+    threshold: float,  # 0..1, or nan
+) -> dict[str, float]:  # ratio → value; all nan for a threshold of nan
     "The ratios of `Confusion` that are reported."
     names = ("dice", "iou", "sensitivity", "specificity", "precision", "accuracy")
-    if math.isnan(threshold): return dict.fromkeys(names, math.nan)
+    if math.isnan(threshold):
+        return dict.fromkeys(names, math.nan)
     at = confusion(histogram, threshold)
     return {name: getattr(at, name) for name in names}
 
 # %% ../nbs/31_evaluation.ipynb #cell-27
 def precision_recall_curve(
-    histogram:PixelHistogram, # of one or many photographs
-    points:int=200, # at most so many
-) -> dict[str, list]: # threshold (rising), precision, sensitivity; empty lists if there is no lesion
+    histogram: PixelHistogram,  # of one or many photographs
+    points: int = 200,  # at most so many
+) -> dict[str, list]:  # threshold (rising), precision, sensitivity; empty lists if there is no lesion
     "A curve to draw: thresholds about equally far apart in sensitivity, of those that call something lesion."
     every = confusions(histogram)
     wanted = np.linspace(histogram.lesion, 0, points)  # for each so many pixels the highest level that still finds them
     chosen = np.unique(np.searchsorted(-every.tp, -wanted, side="right") - 1)
     chosen = chosen[(every.tp + every.fp)[chosen] > 0] if histogram.lesion else chosen[:0]
-    return dict(threshold=(histogram.levels[chosen] / 65535).tolist(), precision=every.precision[chosen].tolist(),
-                sensitivity=every.sensitivity[chosen].tolist())
+    return dict(
+        threshold=(histogram.levels[chosen] / 65535).tolist(),
+        precision=every.precision[chosen].tolist(),
+        sensitivity=every.sensitivity[chosen].tolist(),
+    )
 
 # %% ../nbs/31_evaluation.ipynb #cell-29
 def precision_at(
-    histogram:PixelHistogram, # of one or many photographs
-    sensitivities:Sequence[float], # (points,), 0..1
-) -> np.ndarray: # (points,); nan without a lesion
+    histogram: PixelHistogram,  # of one or many photographs
+    sensitivities: Sequence[float],  # (points,), 0..1
+) -> np.ndarray:  # (points,); nan without a lesion
     "The precision at the highest threshold that reaches each sensitivity, and finds anything."
     every = confusions(histogram)
-    if not histogram.lesion: return np.full(len(sensitivities), np.nan)
-    at = np.searchsorted(-every.tp, -np.maximum(1, np.ceil(np.asarray(sensitivities) * histogram.lesion - 1e-9)), side="right") - 1
+    if not histogram.lesion:
+        return np.full(len(sensitivities), np.nan)
+    at = (
+        np.searchsorted(
+            -every.tp, -np.maximum(1, np.ceil(np.asarray(sensitivities) * histogram.lesion - 1e-9)), side="right"
+        )
+        - 1
+    )
     return np.asarray(every.precision)[at]
 
 # %% ../nbs/31_evaluation.ipynb #cell-30
 def sensitivity_at(
-    histogram:PixelHistogram, # of one or many photographs
-    false_alarm_rates:Sequence[float], # (points,), 0..1: share of the background that is called lesion, 1 - specificity
-) -> np.ndarray: # (points,); nan without a lesion or without background
+    histogram: PixelHistogram,  # of one or many photographs
+    false_alarm_rates: Sequence[
+        float
+    ],  # (points,), 0..1: share of the background that is called lesion, 1 - specificity
+) -> np.ndarray:  # (points,); nan without a lesion or without background
     "The sensitivity at the lowest threshold that keeps to each rate of false alarms."
     every = confusions(histogram)
-    if not histogram.lesion or not histogram.background: return np.full(len(false_alarm_rates), np.nan)
+    if not histogram.lesion or not histogram.background:
+        return np.full(len(false_alarm_rates), np.nan)
     at = np.searchsorted(-every.fp, -np.floor(np.asarray(false_alarm_rates) * histogram.background + 1e-9), side="left")
     return np.append(every.sensitivity, 0.0)[at]
 
@@ -182,51 +211,73 @@ def sensitivity_at(
 _SENSITIVITIES = np.linspace(0.01, 1, 100)
 _FALSE_ALARM_RATES = np.concatenate([[0], np.geomspace(1e-6, 1, 61)])
 
+
 def _curves(
-    pooled:PixelHistogram, # of all photographs
-    coarse:Mapping, # name → PixelHistogram
-    groups:Mapping|None, # name → group
-    n:int, # drawings of each band; 0: none
-    seed:int, # of the drawings
-) -> dict[str, dict]: # band: of the precision-recall curve; roc: curve and band
+    pooled: PixelHistogram,  # of all photographs
+    coarse: Mapping,  # name → PixelHistogram
+    groups: Mapping | None,  # name → group
+    n: int,  # drawings of each band; 0: none
+    seed: int,  # of the drawings
+) -> dict[str, dict]:  # band: of the precision-recall curve; roc: curve and band
     "What `plot_precision_recall` and `plot_roc` draw."
-    found = dict(band=dict(sensitivity=_SENSITIVITIES.tolist()),
-                 roc=dict(false_alarm_rate=_FALSE_ALARM_RATES.tolist(), sensitivity=sensitivity_at(pooled, _FALSE_ALARM_RATES).tolist()))
-    for key, curve in dict(band=lambda one: precision_at(one, _SENSITIVITIES), roc=lambda one: sensitivity_at(one, _FALSE_ALARM_RATES)).items():
+    found = dict(
+        band=dict(sensitivity=_SENSITIVITIES.tolist()),
+        roc=dict(
+            false_alarm_rate=_FALSE_ALARM_RATES.tolist(),
+            sensitivity=sensitivity_at(pooled, _FALSE_ALARM_RATES).tolist(),
+        ),
+    )
+    for key, curve in dict(
+        band=lambda one: precision_at(one, _SENSITIVITIES), roc=lambda one: sensitivity_at(one, _FALSE_ALARM_RATES)
+    ).items():
         ends = bootstrap_band(coarse, curve, groups, n, seed) if n else (np.array([]), np.array([]))
         found[key] |= dict(zip(("low", "high"), (end.tolist() for end in ends)))
     return found
 
 # %% ../nbs/31_evaluation.ipynb #cell-36
 def lesion_level(
-    lesions:Mapping, # name → LesionScores
-    threshold:float, # 0..1, or nan
-    groups:Mapping|None=None, # name → group that the bootstrap draws as one
-    n:int=1000, # number of bootstrap drawings; 0 for no intervals
-    seed:int=0, # of the bootstrap
-) -> dict[str, object]: # see the table below; nan where not defined
+    lesions: Mapping,  # name → LesionScores
+    threshold: float,  # 0..1, or nan
+    groups: Mapping | None = None,  # name → group that the bootstrap draws as one
+    n: int = 1000,  # number of bootstrap drawings; 0 for no intervals
+    seed: int = 0,  # of the bootstrap
+) -> dict[str, object]:  # see the table below; nan where not defined
     "How many lesions were found, and at how many false alarms."
     total = sum(lesions.values())
     result = dict(floor=total.floor, lesions=len(total.lesions))
     if threshold >= total.floor:
         at = lesion_counts(total, threshold)
-        result |= dict(found=at.found, candidates=at.called, false_alarms=at.false_alarms, false_alarms_per_image=at.false_alarms / total.images)
+        result |= dict(
+            found=at.found,
+            candidates=at.called,
+            false_alarms=at.false_alarms,
+            false_alarms_per_image=at.false_alarms / total.images,
+        )
         for name in ("sensitivity", "precision", "f1"):
             ends = interval(lesions, f"lesion_{name}", threshold, groups, n, seed) if n else (math.nan, math.nan)
             result |= {name: getattr(at, name), f"{name}_interval": ends}
-    else: result |= dict.fromkeys(("found", "candidates", "false_alarms", "false_alarms_per_image", "sensitivity", "precision", "f1"))
+    else:
+        result |= dict.fromkeys(
+            ("found", "candidates", "false_alarms", "false_alarms_per_image", "sensitivity", "precision", "f1")
+        )
     curve = froc_curve(total)
-    far = np.searchsorted(curve["false_alarms"], 2 * max(FROC_RATES), side="right")  # the curve can be long, and goes on for nobody
+    far = np.searchsorted(
+        curve["false_alarms"], 2 * max(FROC_RATES), side="right"
+    )  # the curve can be long, and goes on for nobody
     kept = np.unique(np.linspace(0, far - 1, min(far, 200)).astype(int)) if far else []
-    return result | dict(froc_score=froc_score(total), froc_rates=list(FROC_RATES), froc_sensitivities=froc_sensitivities(total).tolist(),
-                         froc_curve={key: values[kept].tolist() for key, values in curve.items()})
+    return result | dict(
+        froc_score=froc_score(total),
+        froc_rates=list(FROC_RATES),
+        froc_sensitivities=froc_sensitivities(total).tolist(),
+        froc_curve={key: values[kept].tolist() for key, values in curve.items()},
+    )
 
 # %% ../nbs/31_evaluation.ipynb #cell-40
 def _votes(
-    names:Sequence, # of photographs, in the order of the others
-    labels:Sequence[bool], # shows the lesion
-    scores:Sequence[float], # 0..1
-) -> dict[object, PixelHistogram]: # name → histogram that counts the photograph once
+    names: Sequence,  # of photographs, in the order of the others
+    labels: Sequence[bool],  # shows the lesion
+    scores: Sequence[float],  # 0..1
+) -> dict[object, PixelHistogram]:  # name → histogram that counts the photograph once
     "Photographs as histograms with a single count each."
     levels, which = np.unique(quantize(np.asarray(scores, float)), return_inverse=True)
     counts = np.zeros((len(which), 2, len(levels)), np.int64)
@@ -235,186 +286,288 @@ def _votes(
 
 # %% ../nbs/31_evaluation.ipynb #cell-41
 def image_level(
-    labels:Mapping, # name → whether the photograph shows the lesion
-    scores:Mapping, # name → 0..1
-    threshold:float, # 0..1; called is what has at least this score; nan for no decision
-    groups:Mapping|None=None, # name → group that the bootstrap draws as one
-    n:int=1000, # number of bootstrap drawings; 0 for no intervals
-    seed:int=0, # of the bootstrap
-) -> dict[str, object]: # see the table below; nan where not defined
+    labels: Mapping,  # name → whether the photograph shows the lesion
+    scores: Mapping,  # name → 0..1
+    threshold: float,  # 0..1; called is what has at least this score; nan for no decision
+    groups: Mapping | None = None,  # name → group that the bootstrap draws as one
+    n: int = 1000,  # number of bootstrap drawings; 0 for no intervals
+    seed: int = 0,  # of the bootstrap
+) -> dict[str, object]:  # see the table below; nan where not defined
     "Does the photograph have the lesion? Figures of photographs, each counted once."
     votes = _votes(labels, labels.values(), [scores[name] for name in labels])
-    found = binary_metrics(np.array(list(labels.values())), np.array([scores[name] for name in labels]), 0.5 if math.isnan(threshold) else threshold)
-    result = dict(score="highest probability of a pixel", images=len(labels), positive=int(sum(map(bool, labels.values()))), auc=found["auc"])
-    result |= {ours: math.nan if math.isnan(threshold) else found[theirs] for ours, theirs in
-               (("sensitivity", "recall"), ("specificity", "specificity"), ("precision", "precision"), ("accuracy", "accuracy"))}
+    found = binary_metrics(
+        np.array(list(labels.values())),
+        np.array([scores[name] for name in labels]),
+        0.5 if math.isnan(threshold) else threshold,
+    )
+    result = dict(
+        score="highest probability of a pixel",
+        images=len(labels),
+        positive=int(sum(map(bool, labels.values()))),
+        auc=found["auc"],
+    )
+    result |= {
+        ours: math.nan if math.isnan(threshold) else found[theirs]
+        for ours, theirs in (
+            ("sensitivity", "recall"),
+            ("specificity", "specificity"),
+            ("precision", "precision"),
+            ("accuracy", "accuracy"),
+        )
+    }
     for name in ("auc", "sensitivity", "specificity"):
         known = n and not math.isnan(result[name])
-        result[f"{name}_interval"] = interval(votes, name, None if name == "auc" else threshold, groups, n, seed) if known else (math.nan, math.nan)
+        result[f"{name}_interval"] = (
+            interval(votes, name, None if name == "auc" else threshold, groups, n, seed)
+            if known
+            else (math.nan, math.nan)
+        )
     return result | dict(trivial_accuracy=found["trivial_accuracy"])
 
 # %% ../nbs/31_evaluation.ipynb #cell-45
 def calibration(
-    histogram:PixelHistogram, # of all photographs, pooled
-    floor:float=0.1, # 0..1
-) -> dict[str, object]: # floor, ece, ece_from_floor, reliability; nan where not defined
+    histogram: PixelHistogram,  # of all photographs, pooled
+    floor: float = 0.1,  # 0..1
+) -> dict[str, object]:  # floor, ece, ece_from_floor, reliability; nan where not defined
     "Expected calibration error and the points of the reliability diagram."
-    return dict(floor=floor, ece=calibration_error(histogram), ece_from_floor=calibration_error(histogram, floor=floor),
-                reliability={key: values.tolist() for key, values in reliability(histogram).items()})
+    return dict(
+        floor=floor,
+        ece=calibration_error(histogram),
+        ece_from_floor=calibration_error(histogram, floor=floor),
+        reliability={key: values.tolist() for key, values in reliability(histogram).items()},
+    )
 
 # %% ../nbs/31_evaluation.ipynb #cell-48
 def _choose_threshold(
-    histogram:PixelHistogram, # of all photographs
-    threshold:float|None, # given
-    sensitivity:float|None, # or asked for
-) -> tuple[float, str]: # 0..1 or nan, where it is from
+    histogram: PixelHistogram,  # of all photographs
+    threshold: float | None,  # given
+    sensitivity: float | None,  # or asked for
+) -> tuple[float, str]:  # 0..1 or nan, where it is from
     "The threshold that counts, and its origin in words."
     if threshold is not None and sensitivity is not None:
         raise RetinalError("Give a threshold or a sensitivity to reach, not both.")
-    if threshold is not None: return float(threshold), "given"
-    if sensitivity is None: return best_threshold(histogram), "best Dice on these images"
+    if threshold is not None:
+        return float(threshold), "given"
+    if sensitivity is None:
+        return best_threshold(histogram), "best Dice on these images"
     return threshold_for_sensitivity(histogram, sensitivity), f"sensitivity {sensitivity:g} on these images"
 
 # %% ../nbs/31_evaluation.ipynb #cell-49
 def evaluate_segmentation(
-    items:Iterable[tuple], # (name, probability, mask) or (name, probability, mask, field); may be a generator
-    threshold:float|None=None, # 0..1, chosen on validation photographs; None: chosen on these, by best Dice or `sensitivity`
-    within_field:bool=False, # count only pixels inside the field of view
-    n:int=1000, # number of bootstrap drawings; 0 for no intervals
-    seed:int=0, # of the bootstrap
-    groups:Mapping|None=None, # name → group (eye, patient) that the bootstrap draws as one; None draws photographs
-    sensitivity:float|None=None, # 0..1: choose the highest threshold on these photographs that finds this share of the lesion's pixels
-    floor:float=0.1, # 0..1: candidates for lesions are the regions with at least this probability
-) -> dict: # see the table below
+    items: Iterable[tuple],  # (name, probability, mask) or (name, probability, mask, field); may be a generator
+    threshold: float
+    | None = None,  # 0..1, chosen on validation photographs; None: chosen on these, by best Dice or `sensitivity`
+    within_field: bool = False,  # count only pixels inside the field of view
+    n: int = 1000,  # number of bootstrap drawings; 0 for no intervals
+    seed: int = 0,  # of the bootstrap
+    groups: Mapping
+    | None = None,  # name → group (eye, patient) that the bootstrap draws as one; None draws photographs
+    sensitivity: float
+    | None = None,  # 0..1: choose the highest threshold on these photographs that finds this share of the lesion's pixels
+    floor: float = 0.1,  # 0..1: candidates for lesions are the regions with at least this probability
+) -> dict:  # see the table below
     "All figures for a model and one lesion over a set of photographs, in memory that hardly grows with them."
     kept = collect(items, threshold, within_field, floor)
     pooled, coarse = kept.pooled, kept.histograms
-    if pooled is None: raise RetinalError("There is no photograph to evaluate: the set is empty.")
+    if pooled is None:
+        raise RetinalError("There is no photograph to evaluate: the set is empty.")
     chosen, origin = _choose_threshold(sum(coarse.values()), threshold, sensitivity)
-    ends = lambda figure: interval(coarse, figure, None if figure in ("aupr", "auc") else chosen, groups, n, seed) if n else (math.nan, math.nan)
+    ends = lambda figure: (
+        interval(coarse, figure, None if figure in ("aupr", "auc") else chosen, groups, n, seed)
+        if n
+        else (math.nan, math.nan)
+    )
     counted = dict(
-        images=len(coarse), images_with_lesion=sum(one.lesion > 0 for one in coarse.values()),
+        images=len(coarse),
+        images_with_lesion=sum(one.lesion > 0 for one in coarse.values()),
         scope="field of view" if within_field else "all pixels",
-        pixels=pooled.lesion + pooled.background, lesion_pixels=pooled.lesion,
-        interval_by="photograph" if groups is None else "group", drawn=len(coarse) if groups is None else len({groups.get(name) for name in coarse}))
-    areas = dict(aupr=average_precision(pooled), aupr_interval=ends("aupr"),
-                 aupr_11=eleven_point_aupr(pooled), auc=roc_auc(pooled), auc_interval=ends("auc"))
-    at_threshold = dict(threshold=chosen, threshold_from=origin, **_at_threshold(pooled, chosen), trivial_accuracy=trivial_accuracy(pooled))
+        pixels=pooled.lesion + pooled.background,
+        lesion_pixels=pooled.lesion,
+        interval_by="photograph" if groups is None else "group",
+        drawn=len(coarse) if groups is None else len({groups.get(name) for name in coarse}),
+    )
+    areas = dict(
+        aupr=average_precision(pooled),
+        aupr_interval=ends("aupr"),
+        aupr_11=eleven_point_aupr(pooled),
+        auc=roc_auc(pooled),
+        auc_interval=ends("auc"),
+    )
+    at_threshold = dict(
+        threshold=chosen,
+        threshold_from=origin,
+        **_at_threshold(pooled, chosen),
+        trivial_accuracy=trivial_accuracy(pooled),
+    )
     for figure in ("dice", "sensitivity", "specificity", "precision"):
         at_threshold[f"{figure}_interval"] = (math.nan, math.nan) if math.isnan(chosen) else ends(figure)
-    each = [dict(name=name, lesion_pixels=one.lesion, aupr=average_precision(one), **_at_threshold(one, chosen))
-            for name, one in coarse.items()]
-    levels = dict(lesion_level=lesion_level(kept.lesions, chosen, groups, n, seed), calibration=calibration(pooled, floor),
-                  image_level=image_level({name: one.lesion > 0 for name, one in coarse.items()}, kept.scores, chosen, groups, n, seed))
-    return _plain(dict(**counted, **areas, **at_threshold, **levels, per_image=each, curve=precision_recall_curve(pooled),
-                       **_curves(pooled, coarse, groups, min(n, 200), seed)))
+    each = [
+        dict(name=name, lesion_pixels=one.lesion, aupr=average_precision(one), **_at_threshold(one, chosen))
+        for name, one in coarse.items()
+    ]
+    levels = dict(
+        lesion_level=lesion_level(kept.lesions, chosen, groups, n, seed),
+        calibration=calibration(pooled, floor),
+        image_level=image_level(
+            {name: one.lesion > 0 for name, one in coarse.items()}, kept.scores, chosen, groups, n, seed
+        ),
+    )
+    return plain(
+        dict(
+            **counted,
+            **areas,
+            **at_threshold,
+            **levels,
+            per_image=each,
+            curve=precision_recall_curve(pooled),
+            **_curves(pooled, coarse, groups, min(n, 200), seed),
+        )
+    )
 
 # %% ../nbs/31_evaluation.ipynb #cell-56
 def evaluate_classifier(
-    labels:Sequence[bool], # (photographs,): shows a lesion
-    probabilities:Sequence[float], # (photographs,), 0..1
-    threshold:float=0.5, # 0..1; lesion is called what has at least this probability
-    n:int=1000, # number of bootstrap drawings; 0 for no intervals
-    seed:int=0, # of the bootstrap
-) -> dict: # images, positive, threshold, all of `binary_metrics`, and `_interval` of auc, accuracy, recall, specificity, precision; None: not defined
+    labels: Sequence[bool],  # (photographs,): shows a lesion
+    probabilities: Sequence[float],  # (photographs,), 0..1
+    threshold: float = 0.5,  # 0..1; lesion is called what has at least this probability
+    n: int = 1000,  # number of bootstrap drawings; 0 for no intervals
+    seed: int = 0,  # of the bootstrap
+) -> dict:  # images, positive, threshold, all of `binary_metrics`, and `_interval` of auc, accuracy, recall, specificity, precision; None: not defined
     "Figures of stage 1 with intervals; `RetinalError` if there is no photograph or the lengths differ."
     labels, probabilities = np.asarray(labels, bool), np.asarray(probabilities, float)
-    if not len(labels): raise RetinalError("There is no photograph to evaluate: the set is empty.")
+    if not len(labels):
+        raise RetinalError("There is no photograph to evaluate: the set is empty.")
     result = dict(images=len(labels), positive=int(labels.sum()), threshold=float(threshold))
     result |= binary_metrics(labels, probabilities, threshold)
     votes = _votes(range(len(labels)), labels, probabilities)
-    for figure, ours in (("auc", "auc"), ("accuracy", "accuracy"), ("sensitivity", "recall"), ("specificity", "specificity"), ("precision", "precision")):
+    for figure, ours in (
+        ("auc", "auc"),
+        ("accuracy", "accuracy"),
+        ("sensitivity", "recall"),
+        ("specificity", "specificity"),
+        ("precision", "precision"),
+    ):
         known = n and not math.isnan(result[ours])
-        result[f"{ours}_interval"] = interval(votes, figure, None if figure == "auc" else threshold, None, n, seed) if known else (math.nan, math.nan)
-    return _plain(result)
+        result[f"{ours}_interval"] = (
+            interval(votes, figure, None if figure == "auc" else threshold, None, n, seed)
+            if known
+            else (math.nan, math.nan)
+        )
+    return plain(result)
 
 # %% ../nbs/31_evaluation.ipynb #2b29e7ec
 def markdown_table(
-    rows:Sequence[Sequence[object]], # the first is the head
-) -> str: # Markdown
+    rows: Sequence[Sequence[object]],  # the first is the head
+) -> str:  # Markdown
     "Rows of cells as a table; a cell is written as `str` has it."
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
     return "\n".join(lines)
 
 # %% ../nbs/31_evaluation.ipynb #cell-60
-COLUMNS = {"aupr": "AUPR", "aupr_11": "AUPR, 11 points", "auc": "AUC", "dice": "Dice", "iou": "IoU",
-           "sensitivity": "sensitivity", "recall": "recall", "specificity": "specificity", "precision": "precision",
-           "f1": "F1", "accuracy": "accuracy", "trivial_accuracy": "accuracy of the trivial answer",
-           "threshold": "threshold", "images": "images", "scope": "counted",
-           "lesion_level.sensitivity": "share of lesions found", "lesion_level.f1": "F1 of lesions", "lesion_level.froc_score": "FROC score",
-           "lesion_level.false_alarms_per_image": "false alarms per photograph", "image_level.auc": "AUC of photographs",
-           "calibration.ece_from_floor": "calibration error from the floor on"}
+COLUMNS = {
+    "aupr": "AUPR",
+    "aupr_11": "AUPR, 11 points",
+    "auc": "AUC",
+    "dice": "Dice",
+    "iou": "IoU",
+    "sensitivity": "sensitivity",
+    "recall": "recall",
+    "specificity": "specificity",
+    "precision": "precision",
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "trivial_accuracy": "accuracy of the trivial answer",
+    "threshold": "threshold",
+    "images": "images",
+    "scope": "counted",
+    "lesion_level.sensitivity": "share of lesions found",
+    "lesion_level.f1": "F1 of lesions",
+    "lesion_level.froc_score": "FROC score",
+    "lesion_level.false_alarms_per_image": "false alarms per photograph",
+    "image_level.auc": "AUC of photographs",
+    "calibration.ece_from_floor": "calibration error from the floor on",
+}
 
 # %% ../nbs/31_evaluation.ipynb #cell-61
 def _cell(
-    result:Mapping, # of `evaluate_segmentation` or `evaluate_classifier`
-    key:str, # of the result
-) -> str: # the value, with its interval where there is one
+    result: Mapping,  # of `evaluate_segmentation` or `evaluate_classifier`
+    key: str,  # of the result
+) -> str:  # the value, with its interval where there is one
     "One cell of a table."
     part, _, key = key.rpartition(".")
-    if part: result = result.get(part, {})
+    if part:
+        result = result.get(part, {})
     value, interval = result.get(key), result.get(f"{key}_interval") or [None]
-    if value is None: return "not defined" if key in result else ""
-    if not isinstance(value, float): return str(value)
+    if value is None:
+        return "not defined" if key in result else ""
+    if not isinstance(value, float):
+        return str(value)
     return f"{value:.3f}" + ("" if None in interval else f" ({interval[0]:.3f} to {interval[1]:.3f})")
 
 # %% ../nbs/31_evaluation.ipynb #cell-62
 def metrics_table(
-    results:Mapping, # name → result of `evaluate_segmentation` or `evaluate_classifier`; or one result
-    columns:Sequence[str]|None=None, # keys of `COLUMNS`; None for all that any of the results has
-) -> str: # Markdown; 95 % intervals in parentheses
+    results: Mapping,  # name → result of `evaluate_segmentation` or `evaluate_classifier`; or one result
+    columns: Sequence[str] | None = None,  # keys of `COLUMNS`; None for all that any of the results has
+) -> str:  # Markdown; 95 % intervals in parentheses
     "A table with one row for each result."
-    if "accuracy" in results: results = {"": results}
+    if "accuracy" in results:
+        results = {"": results}
     columns = columns or [key for key in COLUMNS if any(key in result for result in results.values())]
-    rows = [[str(name).replace("|", "\\|"), *(_cell(result, key) for key in columns)] for name, result in results.items()]
+    rows = [
+        [str(name).replace("|", "\\|"), *(_cell(result, key) for key in columns)] for name, result in results.items()
+    ]
     return markdown_table([["", *(COLUMNS[key] for key in columns)], *rows])
 
 # %% ../nbs/31_evaluation.ipynb #cell-65
 def images_table(
-    result:Mapping, # of `evaluate_segmentation`
-    rows:int=10, # at most so many
-) -> str: # Markdown
+    result: Mapping,  # of `evaluate_segmentation`
+    rows: int = 10,  # at most so many
+) -> str:  # Markdown
     "The photographs of a result, lowest AUPR first; those without a lesion, which have none, come last."
     each = sorted(result["per_image"], key=lambda one: (one["aupr"] is None, one["aupr"] or 0))[:rows]
     return metrics_table({one["name"]: one for one in each}, ["aupr", "dice", "sensitivity", "precision"])
 
 # %% ../nbs/31_evaluation.ipynb #cell-72
 def save_figure(
-    path, # of the PNG file, str or Path; replaced if it is there
-    figure, # matplotlib Figure
-    dpi:int=100, # pixels an inch
+    path,  # of the PNG file, str or Path; replaced if it is there
+    figure,  # matplotlib Figure
+    dpi: int = 100,  # pixels an inch
 ) -> None:
     "Write a figure as a PNG, completely or not at all."
-    with writing(path) as temporary: figure.savefig(temporary, format="png", dpi=dpi)
+    with writing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
 
 # %% ../nbs/31_evaluation.ipynb #cell-73
 def _named(
-    results:Mapping, # name → result, or one result
-    key:str, # that a result has
-) -> dict: # name → result
+    results: Mapping,  # name → result, or one result
+    key: str,  # that a result has
+) -> dict:  # name → result
     "Results by name; a single one has none."
     return {"": results} if key in results else dict(results)
 
+
 def _axes(
-    **settings, # of the axes
-): # Matplotlib Figure, Axes
+    **settings,  # of the axes
+):  # Matplotlib Figure, Axes
     "A figure with one picture."
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.6, 3.6), dpi=75, layout="constrained")
     return figure, figure.add_subplot(**settings)
 
+
 def _scope(
-    axes, # Matplotlib Axes
-    results:Mapping, # name → result
+    axes,  # Matplotlib Axes
+    results: Mapping,  # name → result
 ) -> None:
     "Say over which pixels the figures are."
     scopes = {result["scope"] for result in results.values() if "scope" in result}
-    if scopes: axes.set_title(" / ".join(sorted(scopes)), loc="right", fontsize=8, color="gray")
+    if scopes:
+        axes.set_title(" / ".join(sorted(scopes)), loc="right", fontsize=8, color="gray")
 
 # %% ../nbs/31_evaluation.ipynb #cell-74
 def plot_precision_recall(
-    results:Mapping, # name → result of `evaluate_segmentation`, or PixelHistogram; or one of them
-): # matplotlib Figure
+    results: Mapping,  # name → result of `evaluate_segmentation`, or PixelHistogram; or one of them
+):  # matplotlib Figure
     "Precision against sensitivity, with its 95 % band; a dot is the threshold, a dotted line the lesion's share of the pixels."
     results = {"": results} if isinstance(results, PixelHistogram) else _named(results, "curve")
     figure, axes = _axes(xlabel="sensitivity", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
@@ -422,38 +575,49 @@ def plot_precision_recall(
         if isinstance(result, PixelHistogram):
             result = dict(curve=precision_recall_curve(result), aupr=average_precision(result))
         curve, aupr = result["curve"], math.nan if result["aupr"] is None else result["aupr"]
-        line, = axes.plot(curve["sensitivity"], curve["precision"], label=f"{name} AUPR {aupr:.3f}".strip())
+        (line,) = axes.plot(curve["sensitivity"], curve["precision"], label=f"{name} AUPR {aupr:.3f}".strip())
         _band(axes, result.get("band", {}), "sensitivity", line.get_color())
         point = result.get("sensitivity"), result.get("precision")
-        if None not in point: axes.plot(*point, "o", color=line.get_color())
+        if None not in point:
+            axes.plot(*point, "o", color=line.get_color())
         if "pixels" in result:
             axes.axhline(result["lesion_pixels"] / result["pixels"], color=line.get_color(), linewidth=1, linestyle=":")
     _scope(axes, {name: result for name, result in results.items() if isinstance(result, Mapping)})
     axes.legend()
     return figure
 
+
 def _band(
-    axes, # Matplotlib Axes
-    curve:Mapping, # with low and high, empty where there is no band
-    x:str, # key of the other axis
-    color, # of the curve
+    axes,  # Matplotlib Axes
+    curve: Mapping,  # with low and high, empty where there is no band
+    x: str,  # key of the other axis
+    color,  # of the curve
 ) -> None:
     "The 95 % band of a curve."
     low, high = (np.array(curve.get(end, []), float) for end in ("low", "high"))  # None becomes nan
-    if len(low): axes.fill_between(curve[x], low, high, color=color, alpha=0.2, linewidth=0)
+    if len(low):
+        axes.fill_between(curve[x], low, high, color=color, alpha=0.2, linewidth=0)
 
 # %% ../nbs/31_evaluation.ipynb #cell-76
 def plot_roc(
-    results:Mapping, # name → result of `evaluate_segmentation`; or one of them
-): # matplotlib Figure
+    results: Mapping,  # name → result of `evaluate_segmentation`; or one of them
+):  # matplotlib Figure
     "Sensitivity against the rate of false alarms, on a logarithmic axis, with its 95 % band; a dot is the threshold."
     results = _named(results, "roc")
-    figure, axes = _axes(xlabel="false alarms, share of the background", ylabel="sensitivity", xscale="log", xlim=(1e-5, 1), ylim=(0, 1.02))
+    figure, axes = _axes(
+        xlabel="false alarms, share of the background",
+        ylabel="sensitivity",
+        xscale="log",
+        xlim=(1e-5, 1),
+        ylim=(0, 1.02),
+    )
     chance = np.geomspace(1e-5, 1)
     axes.plot(chance, chance, color="gray", linewidth=1, linestyle=":")
     for name, result in results.items():
         curve, auc = result["roc"], math.nan if result["auc"] is None else result["auc"]
-        line, = axes.plot(curve["false_alarm_rate"], np.array(curve["sensitivity"], float), label=f"{name} AUC {auc:.3f}".strip())
+        (line,) = axes.plot(
+            curve["false_alarm_rate"], np.array(curve["sensitivity"], float), label=f"{name} AUC {auc:.3f}".strip()
+        )
         _band(axes, curve, "false_alarm_rate", line.get_color())
         if None not in (result["specificity"], result["sensitivity"]):
             axes.plot(1 - result["specificity"], result["sensitivity"], "o", color=line.get_color())
@@ -463,27 +627,39 @@ def plot_roc(
 
 # %% ../nbs/31_evaluation.ipynb #cell-79
 def plot_froc(
-    results:Mapping, # name → result of `evaluate_segmentation`; or one of them
-): # matplotlib Figure
+    results: Mapping,  # name → result of `evaluate_segmentation`; or one of them
+):  # matplotlib Figure
     "Share of lesions found against false alarms per photograph; dots are the rates that the score is the mean of."
     results = _named(results, "lesion_level")
-    figure, axes = _axes(xlabel="false alarms per photograph", ylabel="share of lesions found", xscale="log", xlim=(0.1, 10), ylim=(0, 1.02))
+    figure, axes = _axes(
+        xlabel="false alarms per photograph",
+        ylabel="share of lesions found",
+        xscale="log",
+        xlim=(0.1, 10),
+        ylim=(0, 1.02),
+    )
     for name, result in results.items():
         found = result["lesion_level"]
         score, curve = math.nan if found["froc_score"] is None else found["froc_score"], found["froc_curve"]
         places = np.geomspace(0.1, 10, 200)
-        height = np.interp(places, [0, *curve["false_alarms"]], [0, *curve["sensitivity"]]) if found["lesions"] else places * math.nan
-        line, = axes.plot(places, height, label=f"{name} FROC score {score:.3f}".strip())
-        if found["lesions"]: axes.plot(found["froc_rates"], found["froc_sensitivities"], "o", color=line.get_color(), markersize=4)
-    axes.set_xticks(FROC_RATES, ["1/8", "1/4", "1/2", *map(str, FROC_RATES[3:])]); axes.minorticks_off()
+        height = (
+            np.interp(places, [0, *curve["false_alarms"]], [0, *curve["sensitivity"]])
+            if found["lesions"]
+            else places * math.nan
+        )
+        (line,) = axes.plot(places, height, label=f"{name} FROC score {score:.3f}".strip())
+        if found["lesions"]:
+            axes.plot(found["froc_rates"], found["froc_sensitivities"], "o", color=line.get_color(), markersize=4)
+    axes.set_xticks(FROC_RATES, ["1/8", "1/4", "1/2", *map(str, FROC_RATES[3:])])
+    axes.minorticks_off()
     _scope(axes, results)
     axes.legend()
     return figure
 
 # %% ../nbs/31_evaluation.ipynb #cell-80
 def plot_reliability(
-    results:Mapping, # name → result of `evaluate_segmentation`; or one of them
-): # matplotlib Figure
+    results: Mapping,  # name → result of `evaluate_segmentation`; or one of them
+):  # matplotlib Figure
     "The lesion's share against the probability; below the diagonal the model is too sure. The error counts pixels from the floor on."
     results = _named(results, "calibration")
     figure, axes = _axes(xlabel="probability", ylabel="share that is lesion", xlim=(0, 1), ylim=(0, 1.02))
@@ -499,73 +675,91 @@ def plot_reliability(
 
 # %% ../nbs/31_evaluation.ipynb #cell-83
 def plot_training_curves(
-    histories:Mapping, # name of the run → rows of its history (dicts); or the rows of one run
-    measures:Sequence[str]=('loss', 'aupr'), # keys of a row, one picture for each
-    against:str='epoch', # key of a row to draw against; 'seconds' are summed up
-): # matplotlib Figure
+    histories: Mapping,  # name of the run → rows of its history (dicts); or the rows of one run
+    measures: Sequence[str] = ("loss", "aupr"),  # keys of a row, one picture for each
+    against: str = "epoch",  # key of a row to draw against; 'seconds' are summed up
+):  # matplotlib Figure
     "Measures of one or several trainings side by side."
     from matplotlib.figure import Figure
-    if not isinstance(histories, Mapping): histories = {"": histories}
+
+    if not isinstance(histories, Mapping):
+        histories = {"": histories}
     figure = Figure(figsize=(3.6 * len(measures), 2.8), dpi=75, layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures):
         for name, rows in histories.items():
             rows = [row for row in rows if row.get(measure) is not None]
             where = [float(row[against]) for row in rows]
-            if against == "seconds": where = np.cumsum(where)
+            if against == "seconds":
+                where = np.cumsum(where)
             axes.plot(where, [float(row[measure]) for row in rows], marker=".", label=name)
         axes.set(xlabel=against, title=measure)
-        if any(histories): axes.legend()
+        if any(histories):
+            axes.legend()
     return figure
 
 # %% ../nbs/31_evaluation.ipynb #cell-86
 def _legend(
-    figure, # matplotlib Figure
-    title:str|None=None, # above the colors
+    figure,  # matplotlib Figure
+    title: str | None = None,  # above the colors
 ) -> None:
     "The paper's colors in words, below the pictures."
     from matplotlib.patches import Patch
-    colors = [Patch(facecolor=np.array(color) / 255, edgecolor="gray", label=outcome.replace("_", " ")) for outcome, color in OUTCOME_COLORS.items()]
+
+    colors = [
+        Patch(facecolor=np.array(color) / 255, edgecolor="gray", label=outcome.replace("_", " "))
+        for outcome, color in OUTCOME_COLORS.items()
+    ]
     figure.legend(handles=colors, loc="outside lower center", ncols=3, frameon=False, title=title, title_fontsize=9)
 
 # %% ../nbs/31_evaluation.ipynb #cell-87
 def plot_example(
-    photo:np.ndarray, # uint8 (height, width, 3) RGB
-    probability:np.ndarray, # float (height, width) 0..1, or uint16
-    mask:np.ndarray, # bool (height, width)
-    threshold:float=0.5, # 0..1
-    title:str='', # over the row
-    size:float=2.6, # inches of each picture
-): # matplotlib Figure
+    photo: np.ndarray,  # uint8 (height, width, 3) RGB
+    probability: np.ndarray,  # float (height, width) 0..1, or uint16
+    mask: np.ndarray,  # bool (height, width)
+    threshold: float = 0.5,  # 0..1
+    title: str = "",  # over the row
+    size: float = 2.6,  # inches of each picture
+):  # matplotlib Figure
     "Photo, probability and the paper's overlay, with a legend."
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(3 * size, size * photo.shape[0] / photo.shape[1] + 0.6), dpi=75, layout="constrained")
-    pictures = {"photo": photo, "probability": quantize(probability) / 65535,
-                f"at {threshold:.2f}": overlay(None, probability, mask, threshold)}
+    pictures = {
+        "photo": photo,
+        "probability": quantize(probability) / 65535,
+        f"at {threshold:.2f}": overlay(None, probability, mask, threshold),
+    }
     for axes, (name, picture) in zip(figure.subplots(1, 3), pictures.items()):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
-        axes.set_title(name); axes.axis("off")
+        axes.set_title(name)
+        axes.axis("off")
     _legend(figure)
-    if title: figure.suptitle(title)
+    if title:
+        figure.suptitle(title)
     return figure
 
 # %% ../nbs/31_evaluation.ipynb #cell-90
 def rank_images(
-    result:Mapping, # of `evaluate_segmentation`
-    each:int=2, # photographs of each kind
-) -> dict[str, list[str]]: # best, median, worst → names, at most `each`; none twice
+    result: Mapping,  # of `evaluate_segmentation`
+    each: int = 2,  # photographs of each kind
+) -> dict[str, list[str]]:  # best, median, worst → names, at most `each`; none twice
     "The photographs with the highest, middle and lowest AUPR; those without a lesion have none."
-    ranked = [one["name"] for one in sorted(result["per_image"], key=lambda one: -(one["aupr"] or 0)) if one["aupr"] is not None]
+    ranked = [
+        one["name"]
+        for one in sorted(result["per_image"], key=lambda one: -(one["aupr"] or 0))
+        if one["aupr"] is not None
+    ]
     best, worst = ranked[:each], ranked[each:][-each:]
-    rest = ranked[len(best):len(ranked) - len(worst)]
+    rest = ranked[len(best) : len(ranked) - len(worst)]
     start = max(0, (len(rest) - each) // 2)
-    return dict(best=best, median=rest[start:start + each], worst=worst)
+    return dict(best=best, median=rest[start : start + each], worst=worst)
 
 # %% ../nbs/31_evaluation.ipynb #cell-91
 def _thumbnails(
-    photo:np.ndarray, # uint8 (height, width, 3) RGB
-    outcomes:np.ndarray, # uint8 (height, width, 3) RGB, an overlay on black
-    side:int, # longer side of the result, pixels
-) -> list[np.ndarray]: # both, small; each outcome, however small, keeps a pixel, and what was missed lies on top
+    photo: np.ndarray,  # uint8 (height, width, 3) RGB
+    outcomes: np.ndarray,  # uint8 (height, width, 3) RGB, an overlay on black
+    side: int,  # longer side of the result, pixels
+) -> list[np.ndarray]:  # both, small; each outcome, however small, keeps a pixel, and what was missed lies on top
     "A photo and its overlay for a sheet."
     size = [max(1, round(one * side / max(photo.shape[:2]))) for one in photo.shape[1::-1]]
     block = np.ones(2 * [max(1, math.ceil(max(photo.shape[:2]) / side))], np.uint8)
@@ -577,30 +771,41 @@ def _thumbnails(
 
 # %% ../nbs/31_evaluation.ipynb #cell-92
 def contact_sheet(
-    items:Iterable[tuple], # (name, photo, probability, mask) of at least the photographs that are ranked; may be a generator
-    result:Mapping, # of `evaluate_segmentation`
-    each:int=2, # photographs of each kind
-    side:int=240, # longer side of a photograph on the sheet, pixels
-): # matplotlib Figure
+    items: Iterable[
+        tuple
+    ],  # (name, photo, probability, mask) of at least the photographs that are ranked; may be a generator
+    result: Mapping,  # of `evaluate_segmentation`
+    each: int = 2,  # photographs of each kind
+    side: int = 240,  # longer side of a photograph on the sheet, pixels
+):  # matplotlib Figure
     "Best, median and worst photographs beside the paper's overlay, with a legend; `RetinalError` if one is not among the items."
     from matplotlib.figure import Figure
+
     ranked = {kind: names for kind, names in rank_images(result, each).items() if names}
     wanted, threshold = {name for names in ranked.values() for name in names}, result["threshold"]
-    if not wanted: raise RetinalError("No photograph of this result shows the lesion, so there is no best and no worst one.")
+    if not wanted:
+        raise RetinalError("No photograph of this result shows the lesion, so there is no best and no worst one.")
     pictures = {}
     for name, photo, probability, mask in items:
-        if name not in wanted: continue
+        if name not in wanted:
+            continue
         pictures[name] = _thumbnails(photo, overlay(None, probability, mask, threshold), side)
     missing = sorted(map(str, wanted - set(pictures)))
-    if missing: raise RetinalError(f"{missing[0]} is ranked and was not among the items: give those that were evaluated.")
+    if missing:
+        raise RetinalError(f"{missing[0]} is ranked and was not among the items: give those that were evaluated.")
     aupr = {one["name"]: one["aupr"] for one in result["per_image"]}
     columns = max(map(len, ranked.values()))
-    figure = Figure(figsize=(2 * columns * side / 100, len(ranked) * (side / 100 + 0.25) + 0.4), dpi=75, layout="constrained")
+    figure = Figure(
+        figsize=(2 * columns * side / 100, len(ranked) * (side / 100 + 0.25) + 0.4), dpi=75, layout="constrained"
+    )
     rows = figure.subplots(len(ranked), 2 * columns, squeeze=False)
-    for axes in rows.flat: axes.axis("off")
+    for axes in rows.flat:
+        axes.axis("off")
     for row, (kind, names) in zip(rows, ranked.items()):
         for i, name in enumerate(names):
-            for axes, picture in zip(row[2 * i:2 * i + 2], pictures[name]): axes.imshow(picture)
-            row[2 * i].set_title(f"{kind}: {name}", fontsize=9, loc="left"); row[2 * i + 1].set_title(f"AUPR {aupr[name]:.3f}", fontsize=9, loc="left")
+            for axes, picture in zip(row[2 * i : 2 * i + 2], pictures[name]):
+                axes.imshow(picture)
+            row[2 * i].set_title(f"{kind}: {name}", fontsize=9, loc="left")
+            row[2 * i + 1].set_title(f"AUPR {aupr[name]:.3f}", fontsize=9, loc="left")
     _legend(figure, f"{result['scope']}, threshold {threshold:.2f}")
     return figure

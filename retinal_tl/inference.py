@@ -18,7 +18,8 @@ import numpy as np
 import onnxruntime
 
 from .cards import lesions_of, read_card, read_verified, thresholds_of
-from .images import RetinalError, printable, read_photo
+from .core import RetinalError, printable
+from .images import read_photo
 from .metrics import are_probabilities
 from .patches import predict_tiles
 from .preprocess import Prepared, Preprocessing, prepare
@@ -30,10 +31,14 @@ def _session(contents, name):
         raise RetinalError(f"{name} refers to data outside itself, which a model may not: export it whole.")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is said by our errors
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # not the second format, which is checked less
-    try: return onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry(
+        "session.load_model_format", "ONNX"
+    )  # not the second format, which is checked less
+    try:
+        return onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common class of their own
         raise RetinalError(f"{name} is not a model that ONNX Runtime can load ({_first_line(error)}).") from None
+
 
 def _first_line(error):
     "What went wrong, without ONNX Runtime's name and number for it."
@@ -41,8 +46,8 @@ def _first_line(error):
 
 # %% ../nbs/30_inference.ipynb #cell-10
 def input_side(
-    card:dict, # the card of a run
-) -> int: # pixels
+    card: dict,  # the card of a run
+) -> int:  # pixels
     """The side of the pictures that a run's network is given.
 
     For a segmenter it is the card's tile. A classifier whose head takes the maximum or the log-sum-exp over positions is given
@@ -59,11 +64,15 @@ def _misfit(session, card):
     if {inputs[0].type, outputs[0].type} != {"tensor(float)"}:
         return f"it takes {inputs[0].type} and gives {outputs[0].type}"
     side = input_side(card)
-    taken, given = ("n", side, side, 3), ("n", side, side, len(lesions_of(card))) if card["kind"] == "segmenter" else ("n", 1)
+    taken, given = (
+        ("n", side, side, 3),
+        ("n", side, side, len(lesions_of(card))) if card["kind"] == "segmenter" else ("n", 1),
+    )
     for stated, expected, verb in ((inputs[0].shape, taken, "takes"), (outputs[0].shape, given, "gives")):
         if len(stated) != len(expected) or any(isinstance(i, int) and i != j for i, j in zip(stated, expected)):
             return f"it {verb} arrays of shape {_shape(stated)} where the card needs {_shape(expected)}"
     return ""
+
 
 def _shape(sizes):
     text = ", ".join(str(size) if isinstance(size, (int, str)) else "?" for size in sizes)
@@ -73,35 +82,41 @@ def _shape(sizes):
 @dataclass(frozen=True)
 class Run:
     "A run that is ready for use."
-    folder: Path # where it is
-    card: dict # see `CARD_SCHEMA`
-    session: onnxruntime.InferenceSession # its network
+
+    folder: Path  # where it is
+    card: dict  # see `CARD_SCHEMA`
+    session: onnxruntime.InferenceSession  # its network
 
     @property
-    def lesions(self) -> tuple[str, ...]: # in the order of the network's maps; empty for a classifier
+    def lesions(self) -> tuple[str, ...]:  # in the order of the network's maps; empty for a classifier
         "What the run outlines."
         return lesions_of(self.card)
 
     @property
-    def thresholds(self) -> dict[str, float]: # lesion → 0..1
+    def thresholds(self) -> dict[str, float]:  # lesion → 0..1
         "The probability of each lesion from which on it counts as found: the card's, or a half where it has none."
         return thresholds_of(self.card)
 
     @property
-    def threshold(self) -> float: # 0..1
+    def threshold(self) -> float:  # 0..1
         "The one threshold of a classifier, or of a segmenter of one lesion."
-        if self.lesions: [threshold] = self.thresholds.values()
-        else: threshold = self.card["threshold"]
+        if self.lesions:
+            [threshold] = self.thresholds.values()
+        else:
+            threshold = self.card["threshold"]
         return 0.5 if threshold is None else float(threshold)
 
-    def predict(self,
-                pictures:np.ndarray, # float32 (n, side, side, 3), 0..255, prepared as the card says
-               ) -> np.ndarray: # float32 (n, side, side, lesions) of a segmenter, (n, 1) of a classifier, 0..1
+    def predict(
+        self,
+        pictures: np.ndarray,  # float32 (n, side, side, 3), 0..255, prepared as the card says
+    ) -> np.ndarray:  # float32 (n, side, side, lesions) of a segmenter, (n, 1) of a classifier, 0..1
         "What the network says. Raises `RetinalError` if it does not give probabilities of the right shape."
         pictures = np.ascontiguousarray(pictures, np.float32)
-        name = printable(self.folder/"model.onnx")
-        try: found = self.session.run(None, {self.session.get_inputs()[0].name: pictures})[0]
-        except Exception as error: raise RetinalError(f"{name} could not be run ({_first_line(error)}).") from None
+        name = printable(self.folder / "model.onnx")
+        try:
+            found = self.session.run(None, {self.session.get_inputs()[0].name: pictures})[0]
+        except Exception as error:
+            raise RetinalError(f"{name} could not be run ({_first_line(error)}).") from None
         expected = (*pictures.shape[:3], len(self.lesions)) if self.lesions else (len(pictures), 1)
         if found.shape != expected:
             raise RetinalError(f"{name} gave an array of shape {_shape(found.shape)} instead of {_shape(expected)}.")
@@ -112,34 +127,42 @@ class Run:
 # %% ../nbs/30_inference.ipynb #cell-15
 BUILTIN = "builtin"
 
+
 def load_run(
-    folder:"str|Path|Run", # a run folder, or `builtin` for the model in the package; a run that is loaded already is given back
-    kind:str|None=None, # 'segmenter' or 'classifier' where the other one would not do
-) -> Run: # ready for use
+    folder: "str|Path|Run",  # a run folder, or `builtin` for the model in the package; a run that is loaded already is given back
+    kind: str | None = None,  # 'segmenter' or 'classifier' where the other one would not do
+) -> Run:  # ready for use
     "Load a run. Raises `RetinalError` if there is none, or if it is unfinished, damaged, of another kind or contradicts its card."
     run = folder if isinstance(folder, Run) else _open_run(_builtin(kind) if str(folder) == BUILTIN else Path(folder))
     if kind not in (None, run.card["kind"]):
-        raise RetinalError(f"{printable(run.folder)} is a {run.card['kind']} and a {kind} is needed: "
-                           f"give a run of {_STAGES[kind]}.")
+        raise RetinalError(
+            f"{printable(run.folder)} is a {run.card['kind']} and a {kind} is needed: give a run of {_STAGES[kind]}."
+        )
     return run
+
 
 _STAGES = {"classifier": "stage 1", "segmenter": "stage 2"}
 
+
 def _builtin(kind):
     "The folder of the model of a kind that is part of the package."
-    return Path(str(files("retinal_tl")))/"weights"/(kind or "segmenter")
+    return Path(str(files("retinal_tl"))) / "weights" / (kind or "segmenter")
 
 # %% ../nbs/30_inference.ipynb #cell-16
 def _open_run(folder):
     "The run in a folder, after one small picture has gone through it."
-    card, name = read_card(folder), printable(folder/"model.onnx")
-    try: Preprocessing(**card["preprocessing"])
+    card, name = read_card(folder), printable(folder / "model.onnx")
+    try:
+        Preprocessing(**card["preprocessing"])
     except TypeError:
-        raise RetinalError(f"{printable(folder/'card.json')} has preprocessing settings that this retinal_tl does not know: "
-                           "install the retinal_tl that fits.") from None
+        raise RetinalError(
+            f"{printable(folder / 'card.json')} has preprocessing settings that this retinal_tl does not know: "
+            "install the retinal_tl that fits."
+        ) from None
     session = _session(read_verified(folder, card, "model.onnx"), name)
     misfit = _misfit(session, card)
-    if misfit: raise RetinalError(f"{name} does not fit its card: {misfit}.")
+    if misfit:
+        raise RetinalError(f"{name} does not fit its card: {misfit}.")
     side = session.get_inputs()[0].shape[1]
     run = Run(folder, card, session)
     run.predict(np.zeros((1, *([side if isinstance(side, int) else 32] * 2), 3), np.float32))
@@ -147,109 +170,143 @@ def _open_run(folder):
 
 # %% ../nbs/30_inference.ipynb #cell-23
 def segment_prepared(
-    prepared:Prepared, # a photo, prepared as the card says
-    predict:Callable, # from float32 (n, tile, tile, 3), 0..255, to (n, tile, tile, lesions), 0..1
-    card:dict, # `lesion`, `tile`, `overlap` and, where it is there, `flips` are used
-) -> dict[str, np.ndarray]: # lesion → float32 (height, width) of the photo, 0..1; 0 outside the field of view
+    prepared: Prepared,  # a photo, prepared as the card says
+    predict: Callable,  # from float32 (n, tile, tile, 3), 0..255, to (n, tile, tile, lesions), 0..1
+    card: dict,  # `lesion`, `tile`, `overlap` and, where it is there, `flips` are used
+) -> dict[str, np.ndarray]:  # lesion → float32 (height, width) of the photo, 0..1; 0 outside the field of view
     "The probability of each lesion at each pixel of a prepared photo."
     maps = crop_maps(prepared, predict, card)
     outside = ~prepared.field.mask(prepared.shape)
+
     def whole(map):
         probability = prepared.field.restore(map, prepared.shape)
         probability[outside] = 0
         return np.clip(probability, 0, 1, out=probability)
+
     return {lesion: whole(np.ascontiguousarray(maps[..., i])) for i, lesion in enumerate(lesions_of(card))}
 
-_MIRRORS = {False: ((1, 1),), "half turn": ((1, 1), (-1, -1)), True: ((1, 1), (1, -1), (-1, 1), (-1, -1))} # steps along rows and columns
+
+_MIRRORS = {
+    False: ((1, 1),),
+    "half turn": ((1, 1), (-1, -1)),
+    True: ((1, 1), (1, -1), (-1, 1), (-1, -1)),
+}  # steps along rows and columns
+
 
 def crop_maps(
-    prepared:Prepared, # a photo, prepared as the card says
-    predict:Callable, # as in `segment_prepared`
-    card:dict, # as in `segment_prepared`
-) -> np.ndarray: # float32 (diameter, diameter, lesions), 0..1
+    prepared: Prepared,  # a photo, prepared as the card says
+    predict: Callable,  # as in `segment_prepared`
+    card: dict,  # as in `segment_prepared`
+) -> np.ndarray:  # float32 (diameter, diameter, lesions), 0..1
     "The maps at the network's scale, the mean over the photo's mirror images where the card asks for them."
     total, mirrors = 0, _MIRRORS[card.get("flips", False)]
     for rows, columns in mirrors:
-        maps = predict_tiles(prepared.image[::rows, ::columns], predict, card["tile"], card["overlap"], prepared.inside[::rows, ::columns])
+        maps = predict_tiles(
+            prepared.image[::rows, ::columns],
+            predict,
+            card["tile"],
+            card["overlap"],
+            prepared.inside[::rows, ::columns],
+        )
         total = total + (maps if maps.ndim == 3 else maps[..., None])[::rows, ::columns]
     return total / np.float32(len(mirrors))
 
 # %% ../nbs/30_inference.ipynb #cell-24
 def segment_photo(
-    photo:np.ndarray, # uint8 (height, width, 3)
-    predict:Callable, # from float32 (n, tile, tile, 3), 0..255, to (n, tile, tile, lesions), 0..1
-    card:dict, # as in `segment_prepared`, and `preprocessing`
-) -> dict[str, np.ndarray]: # lesion → float32 (height, width), 0..1; 0 outside the field of view
+    photo: np.ndarray,  # uint8 (height, width, 3)
+    predict: Callable,  # from float32 (n, tile, tile, 3), 0..255, to (n, tile, tile, lesions), 0..1
+    card: dict,  # as in `segment_prepared`, and `preprocessing`
+) -> dict[str, np.ndarray]:  # lesion → float32 (height, width), 0..1; 0 outside the field of view
     "The probability of each lesion at each pixel of a photo. Raises `RetinalError` if there is no eye in it."
     return segment_prepared(prepare(photo, Preprocessing(**card["preprocessing"])), predict, card)
 
 # %% ../nbs/30_inference.ipynb #cell-29
 def segment(
-    photo:str|Path|np.ndarray, # a file, or uint8 (height, width, 3) in RGB
-    model:"str|Path|Run|Sequence[str|Path|Run]"=BUILTIN, # a run of stage 2, or several for several lesions
-) -> dict[str, np.ndarray]: # lesion → its probability, float32 (height, width) of the photo
+    photo: str | Path | np.ndarray,  # a file, or uint8 (height, width, 3) in RGB
+    model: "str|Path|Run|Sequence[str|Path|Run]" = BUILTIN,  # a run of stage 2, or several for several lesions
+) -> dict[str, np.ndarray]:  # lesion → its probability, float32 (height, width) of the photo
     "Where the lesions are. Raises `RetinalError` for a file or a run that cannot be used."
     models = model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
     runs = load_segmenters(models)
     with _named(photo):
         prepared = prepare_for(_photo(photo), runs)
-        return {lesion: map for run, each in zip(runs, prepared) for lesion, map in segment_prepared(each, run.predict, run.card).items()}
+        return {
+            lesion: map
+            for run, each in zip(runs, prepared)
+            for lesion, map in segment_prepared(each, run.predict, run.card).items()
+        }
 
 # %% ../nbs/30_inference.ipynb #cell-30
 def load_segmenters(
-    models:"Sequence[str|Path|Run]", # runs of stage 2
-) -> list[Run]: # in the order given
+    models: "Sequence[str|Path|Run]",  # runs of stage 2
+) -> list[Run]:  # in the order given
     "Load runs of which no two outline the same lesion. Raises `RetinalError` as `load_run` does, for two runs of one lesion, and for none at all."
     runs, by_lesion = [load_run(model, "segmenter") for model in models], {}
-    if not runs: raise RetinalError("No model was given: give a run folder of stage 2.")
+    if not runs:
+        raise RetinalError("No model was given: give a run folder of stage 2.")
     for run, lesion in ((run, lesion) for run in runs for lesion in run.lesions):
         first = by_lesion.setdefault(lesion, run)
         if first is not run:
-            raise RetinalError(f"{printable(first.folder)} and {printable(run.folder)} both outline {lesion}: give one of them.")
+            raise RetinalError(
+                f"{printable(first.folder)} and {printable(run.folder)} both outline {lesion}: give one of them."
+            )
     return runs
 
 # %% ../nbs/30_inference.ipynb #cell-31
 def prepare_for(
-    photo:np.ndarray, # uint8 (height, width, 3)
-    runs:Sequence[Run], # each with its own settings
-) -> list[Prepared]: # one for each run; runs with the same settings share it
+    photo: np.ndarray,  # uint8 (height, width, 3)
+    runs: Sequence[Run],  # each with its own settings
+) -> list[Prepared]:  # one for each run; runs with the same settings share it
     "Prepare a photo as each run's card says. Raises `RetinalError` if there is no eye in it."
     done = {}
     for run in runs:
         settings = Preprocessing(**run.card["preprocessing"])
-        if settings not in done: done[settings] = prepare(photo, settings)
+        if settings not in done:
+            done[settings] = prepare(photo, settings)
     return [done[Preprocessing(**run.card["preprocessing"])] for run in runs]
 
 # %% ../nbs/30_inference.ipynb #cell-32
 def _photo(photo):
     "A photo from a file or an array, checked."
-    if isinstance(photo, (str, Path)): return read_photo(photo)
+    if isinstance(photo, (str, Path)):
+        return read_photo(photo)
     if not (isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3):
-        raise RetinalError("A photo is a file's name or a NumPy array of uint8 with the shape (height, width, 3), in RGB.")
+        raise RetinalError(
+            "A photo is a file's name or a NumPy array of uint8 with the shape (height, width, 3), in RGB."
+        )
     return photo
+
 
 @contextmanager
 def _named(photo):
     "Puts the file's name before an error that is about the picture in it."
-    try: yield
+    try:
+        yield
     except RetinalError as error:
-        if not isinstance(photo, (str, Path)) or printable(photo) in str(error): raise
+        if not isinstance(photo, (str, Path)) or printable(photo) in str(error):
+            raise
         raise RetinalError(f"{printable(photo)}: {error}") from None
 
 # %% ../nbs/30_inference.ipynb #cell-36
 def classify_prepared(
-    prepared:Prepared, # a photo, prepared as the card says
-    predict:Callable, # from float32 (n, side, side, 3), 0..255, to (n, 1), 0..1
-    card:dict, # `tile`, `overlap`, `head` and `preprocessing` are used
-) -> float: # 0..1
+    prepared: Prepared,  # a photo, prepared as the card says
+    predict: Callable,  # from float32 (n, side, side, 3), 0..255, to (n, 1), 0..1
+    card: dict,  # `tile`, `overlap`, `head` and `preprocessing` are used
+) -> float:  # 0..1
     "The probability that a prepared photo shows any lesion."
     side, image = input_side(card), prepared.image
     missing = max(0, side - len(image))
     image = np.pad(image, ((0, missing), (0, missing), (0, 0)))
     inside = np.pad(prepared.inside, ((0, missing), (0, missing)))
-    squares = [(slice(top, top + side), slice(left, left + side)) for top in _starts(len(image), side, card["overlap"])
-               for left in _starts(len(image), side, card["overlap"])]
-    return max(float(predict(image[square][None].astype(np.float32))[0, 0]) for square in squares if inside[square].any())
+    squares = [
+        (slice(top, top + side), slice(left, left + side))
+        for top in _starts(len(image), side, card["overlap"])
+        for left in _starts(len(image), side, card["overlap"])
+    ]
+    return max(
+        float(predict(image[square][None].astype(np.float32))[0, 0]) for square in squares if inside[square].any()
+    )
+
 
 def _starts(length, side, overlap):
     "Where the fewest squares begin that cover a length and overlap by at least that share; none reaches outside."
@@ -258,9 +315,9 @@ def _starts(length, side, overlap):
 
 # %% ../nbs/30_inference.ipynb #cell-37
 def classify(
-    photo:str|Path|np.ndarray, # a file, or uint8 (height, width, 3) in RGB
-    model:"str|Path|Run"=BUILTIN, # a run of stage 1
-) -> float: # 0..1
+    photo: str | Path | np.ndarray,  # a file, or uint8 (height, width, 3) in RGB
+    model: "str|Path|Run" = BUILTIN,  # a run of stage 1
+) -> float:  # 0..1
     "The probability that a photo shows any lesion. Raises `RetinalError` for a file or a run that cannot be used."
     run = load_run(model, "classifier")
     with _named(photo):

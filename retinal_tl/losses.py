@@ -11,45 +11,48 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from .images import check_name
+from .core import check_name
 
 # %% ../nbs/20_losses.ipynb #cell-8
 def _float32(
-    y_true, # tensor, coverage 0..1, any shape
-    y_pred, # tensor, probability 0..1, same shape
-) -> tuple: # both as float32 tensors; the probability at least 1e-7 away from 0 and 1
+    y_true,  # tensor, coverage 0..1, any shape
+    y_pred,  # tensor, probability 0..1, same shape
+) -> tuple:  # both as float32 tensors; the probability at least 1e-7 away from 0 and 1
     "What a loss computes with."
     return ops.cast(y_true, "float32"), ops.clip(ops.cast(y_pred, "float32"), 1e-7, 1 - 1e-7)
 
 # %% ../nbs/20_losses.ipynb #cell-10
 def weighted_bce(
-    weight:float = 10.0, # how many background pixels a lesion pixel counts for; above 0
-) -> Callable: # loss(y_true, y_pred) -> float32 scalar; both (n, h, w, 1) or (n, 1)
+    weight: float = 10.0,  # how many background pixels a lesion pixel counts for; above 0
+) -> Callable:  # loss(y_true, y_pred) -> float32 scalar; both (n, h, w, 1) or (n, 1)
     "Binary cross-entropy where lesion pixels count `weight` times, mean over the batch's pixels."
+
     def weighted_bce(y_true, y_pred):
         y_true, y_pred = _float32(y_true, y_pred)
         lesion, background = y_true * ops.log(y_pred), (1 - y_true) * ops.log(1 - y_pred)
         return -ops.mean(weight * lesion + background)
+
     return weighted_bce
 
 # %% ../nbs/20_losses.ipynb #cell-11
 def bce(
-    y_true, # tensor (n, h, w, 1) or (n, 1), coverage or label 0..1
-    y_pred, # tensor, same shape, probability 0..1
-): # float32 scalar
+    y_true,  # tensor (n, h, w, 1) or (n, 1), coverage or label 0..1
+    y_pred,  # tensor, same shape, probability 0..1
+):  # float32 scalar
     "Binary cross-entropy, mean over the batch's pixels (or photographs, in stage 1)."
     return weighted_bce(1.0)(y_true, y_pred)
 
 # %% ../nbs/20_losses.ipynb #cell-16
 def dice_loss(
-    y_true, # tensor (n, h, w, kinds), coverage 0..1
-    y_pred, # tensor (n, h, w, kinds), probability 0..1
-    smoothing:float = 1.0, # pixels added above and below the line; above 0
-): # float32 scalar, 0 (the same regions) to 1 (nothing shared)
+    y_true,  # tensor (n, h, w, kinds), coverage 0..1
+    y_pred,  # tensor (n, h, w, kinds), probability 0..1
+    smoothing: float = 1.0,  # pixels added above and below the line; above 0
+):  # float32 scalar, 0 (the same regions) to 1 (nothing shared)
     "One minus the Dice coefficient of the whole batch, mean over the kinds of lesion."
     y_true, y_pred = _float32(y_true, y_pred)
     shared, both = _sums(ops.minimum(y_true, y_pred)), _sums(y_true) + _sums(y_pred)
     return ops.mean(1 - (2 * shared + smoothing) / (both + smoothing))
+
 
 def _sums(x):
     "The sum of each map over the batch's pixels: (n, h, w, kinds) to (kinds,)."
@@ -57,12 +60,13 @@ def _sums(x):
 
 # %% ../nbs/20_losses.ipynb #cell-21
 def focal_tversky(
-    alpha:float = 0.7, # weight of missed lesion pixels
-    beta:float = 0.3, # weight of false alarm pixels
-    gamma:float = 4 / 3, # above 1: batches that are nearly right keep a larger gradient
-    smoothing:float = 1.0, # pixels added above and below the line; above 0
-) -> Callable: # loss(y_true, y_pred) -> float32 scalar 0..1; both (n, h, w, kinds)
+    alpha: float = 0.7,  # weight of missed lesion pixels
+    beta: float = 0.3,  # weight of false alarm pixels
+    gamma: float = 4 / 3,  # above 1: batches that are nearly right keep a larger gradient
+    smoothing: float = 1.0,  # pixels added above and below the line; above 0
+) -> Callable:  # loss(y_true, y_pred) -> float32 scalar 0..1; both (n, h, w, kinds)
     "Focal Tversky loss of the whole batch, mean over the kinds of lesion."
+
     def focal_tversky(y_true, y_pred):
         y_true, y_pred = _float32(y_true, y_pred)
         shared = _sums(ops.minimum(y_true, y_pred))
@@ -70,6 +74,7 @@ def focal_tversky(
         index = (shared + smoothing) / (shared + alpha * missed + beta * false_alarms + smoothing)
         # the derivative of x ** 0.75 is infinite at 0, which float32 rounding reaches
         return ops.mean(ops.power(ops.maximum(1 - index, 1e-7), 1 / gamma))
+
     return focal_tversky
 
 # %% ../nbs/20_losses.ipynb #cell-25
@@ -77,12 +82,15 @@ LOSSES = dict(bce=bce, weighted_bce=weighted_bce(), dice=dice_loss, focal_tversk
 
 # %% ../nbs/20_losses.ipynb #cell-26
 def make_loss(
-    name:str, # names of `LOSSES`, joined by '+', e.g. 'weighted_bce+dice'
-) -> Callable: # loss(y_true, y_pred) -> float32 scalar, for `keras.Model.compile`; its `__name__` is `name`
+    name: str,  # names of `LOSSES`, joined by '+', e.g. 'weighted_bce+dice'
+) -> Callable:  # loss(y_true, y_pred) -> float32 scalar, for `keras.Model.compile`; its `__name__` is `name`
     "The sum of the named losses. Raises `RetinalError` for a name that there is not."
     parts = [part.strip() for part in name.split("+")]
     for part in parts:
         check_name("loss", part, LOSSES)
-    def loss(y_true, y_pred): return sum(LOSSES[part](y_true, y_pred) for part in parts)
+
+    def loss(y_true, y_pred):
+        return sum(LOSSES[part](y_true, y_pred) for part in parts)
+
     loss.__name__ = "+".join(parts)
     return loss

@@ -15,39 +15,44 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .images import RetinalError
+from .core import RetinalError
 
 # %% ../nbs/21_metrics.ipynb #cell-5
 BINS = 65536
 
 # %% ../nbs/21_metrics.ipynb #cell-6
-_ROUNDING = 1e-6 # so far outside 0 to 1 is a probability that float32 has rounded, not a mistake
+_ROUNDING = 1e-6  # so far outside 0 to 1 is a probability that float32 has rounded, not a mistake
+
 
 def are_probabilities(
-    values:np.ndarray, # float, any shape
-) -> bool: # False for NaN, too
+    values: np.ndarray,  # float, any shape
+) -> bool:  # False for NaN, too
     "Whether all lie between 0 and 1, give or take what a sigmoid in float32 is rounded by."
     return not values.size or bool(values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING)
 
+
 def quantize(
-    probability:np.ndarray|float, # float 0..1, bool, or uint16 (returned as it is), any shape
-) -> np.ndarray: # uint16 level 0..65535, same shape
+    probability: np.ndarray | float,  # float 0..1, bool, or uint16 (returned as it is), any shape
+) -> np.ndarray:  # uint16 level 0..65535, same shape
     "The 16-bit level of each probability. Raises `RetinalError` for NaN, values outside 0..1 and other types."
     probability = np.asarray(probability)
-    if probability.dtype == np.uint16: return probability
-    if probability.dtype == bool: return probability * np.uint16(BINS - 1)
+    if probability.dtype == np.uint16:
+        return probability
+    if probability.dtype == bool:
+        return probability * np.uint16(BINS - 1)
     if probability.dtype.kind != "f":
         raise RetinalError(f"A probability map is float (0 to 1), bool or uint16, and this one is {probability.dtype}.")
-    if probability.dtype == np.float16: probability = probability.astype("float32")  # 65535 is infinite in float16
+    if probability.dtype == np.float16:
+        probability = probability.astype("float32")  # 65535 is infinite in float16
     if not are_probabilities(probability):
         raise RetinalError("A probability map has values outside 0 to 1, or NaN: look at the model that made it.")
     return np.rint(probability * (BINS - 1)).astype(np.uint16)
 
 # %% ../nbs/21_metrics.ipynb #cell-10
 def threshold_map(
-    probability:np.ndarray, # float 0..1 or uint16, any shape
-    threshold:float, # 0..1; lesion is called what has at least this probability
-) -> np.ndarray: # bool, same shape
+    probability: np.ndarray,  # float 0..1 or uint16, any shape
+    threshold: float,  # 0..1; lesion is called what has at least this probability
+) -> np.ndarray:  # bool, same shape
     "Which pixels are called lesion at a threshold."
     return quantize(probability) >= quantize(float(threshold))
 
@@ -55,16 +60,17 @@ def threshold_map(
 @dataclass(frozen=True, eq=False)
 class PixelHistogram:
     "How many background and lesion pixels have each level of probability; histograms add."
-    counts: np.ndarray # int64 (2, bins): row 0 background, row 1 lesion
-    levels: np.ndarray # int64 (bins,), ascending: the lowest 16-bit level that is counted in each bin
+
+    counts: np.ndarray  # int64 (2, bins): row 0 background, row 1 lesion
+    levels: np.ndarray  # int64 (bins,), ascending: the lowest 16-bit level that is counted in each bin
 
     @property
-    def background(self) -> int: # pixels
+    def background(self) -> int:  # pixels
         "Number of background pixels."
         return int(self.counts[0].sum())
 
     @property
-    def lesion(self) -> int: # pixels
+    def lesion(self) -> int:  # pixels
         "Number of lesion pixels."
         return int(self.counts[1].sum())
 
@@ -73,12 +79,12 @@ class PixelHistogram:
             raise RetinalError("Only histograms with the same levels add: coarsen both in the same way.")
         return PixelHistogram(self.counts + other.counts, self.levels)
 
-    def __radd__(self, other): # sum() begins with 0
+    def __radd__(self, other):  # sum() begins with 0
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
 # %% ../nbs/21_metrics.ipynb #cell-16
 def require_same_shape(
-    **arrays:np.ndarray, # name in a message, with _ for a space → array; all (height, width), more axes are ignored
+    **arrays: np.ndarray,  # name in a message, with _ for a space → array; all (height, width), more axes are ignored
 ) -> None:
     "Raise `RetinalError` unless all arrays have the same height and width."
     shapes = {name.replace("_", " "): np.shape(array)[:2] for name, array in arrays.items()}
@@ -88,10 +94,10 @@ def require_same_shape(
 
 # %% ../nbs/21_metrics.ipynb #cell-20
 def pixel_histogram(
-    probability:np.ndarray, # (height, width) or any shape: float 0..1, or uint16
-    mask:np.ndarray, # bool, same shape: where the lesion is
-    field:np.ndarray|None=None, # bool, same shape: count only these pixels; None counts all
-) -> PixelHistogram: # with all 65,536 levels
+    probability: np.ndarray,  # (height, width) or any shape: float 0..1, or uint16
+    mask: np.ndarray,  # bool, same shape: where the lesion is
+    field: np.ndarray | None = None,  # bool, same shape: count only these pixels; None counts all
+) -> PixelHistogram:  # with all 65,536 levels
     "Count the pixels of a map by truth and level. Raises `RetinalError` if the shapes differ."
     probability, mask = np.atleast_1d(probability), np.atleast_1d(np.asarray(mask, bool))
     require_same_shape(probability_map=probability, mask=mask)
@@ -103,7 +109,8 @@ def pixel_histogram(
     for start in range(0, len(probability), strip):
         rows = slice(start, start + strip)
         level, lesion = quantize(probability[rows]), mask[rows]
-        if field is not None: level, lesion = level[field[rows]], lesion[field[rows]]
+        if field is not None:
+            level, lesion = level[field[rows]], lesion[field[rows]]
         counts[0] += np.bincount(level.ravel(), minlength=BINS)
         counts[1] += np.bincount(level[lesion], minlength=BINS)
     counts[0] -= counts[1]
@@ -111,9 +118,9 @@ def pixel_histogram(
 
 # %% ../nbs/21_metrics.ipynb #cell-27
 def _ratio(
-    numerator, # number or array
-    denominator, # number or array of the same shape
-): # float or array; nan where the denominator is 0
+    numerator,  # number or array
+    denominator,  # number or array of the same shape
+):  # float or array; nan where the denominator is 0
     "A quotient that is nan where it is not defined."
     numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
     quotient = np.full(denominator.shape, np.nan)
@@ -124,10 +131,11 @@ def _ratio(
 @dataclass(frozen=True, eq=False)
 class Confusion:
     "Pixels by what they are and what they were called, and the ratios made from them (nan where not defined)."
-    tp: int|np.ndarray # lesion, called lesion (found)
-    fp: int|np.ndarray # background, called lesion (false alarm)
-    fn: int|np.ndarray # lesion, called background (missed)
-    tn: int|np.ndarray # background, called background
+
+    tp: int | np.ndarray  # lesion, called lesion (found)
+    fp: int | np.ndarray  # background, called lesion (false alarm)
+    fn: int | np.ndarray  # lesion, called background (missed)
+    tn: int | np.ndarray  # background, called background
 
     sensitivity = property(lambda at: _ratio(at.tp, at.tp + at.fn), doc="Share of the lesion that was found (recall).")
     specificity = property(lambda at: _ratio(at.tn, at.tn + at.fp), doc="Share of the background called background.")
@@ -140,17 +148,17 @@ class Confusion:
 
 # %% ../nbs/21_metrics.ipynb #cell-30
 def confusions(
-    histogram:PixelHistogram, # of one or many photographs
-) -> Confusion: # each field int64 (bins,): with the threshold at each of the histogram's levels, ascending
+    histogram: PixelHistogram,  # of one or many photographs
+) -> Confusion:  # each field int64 (bins,): with the threshold at each of the histogram's levels, ascending
     "The counts at every threshold that can make a difference."
     above = histogram.counts[:, ::-1].cumsum(axis=1)[:, ::-1]
     return Confusion(tp=above[1], fp=above[0], fn=histogram.lesion - above[1], tn=histogram.background - above[0])
 
 # %% ../nbs/21_metrics.ipynb #cell-31
 def confusion(
-    histogram:PixelHistogram, # of one or many photographs
-    threshold:float, # 0..1; lesion is called what has at least this probability
-) -> Confusion: # of ints
+    histogram: PixelHistogram,  # of one or many photographs
+    threshold: float,  # 0..1; lesion is called what has at least this probability
+) -> Confusion:  # of ints
     "The counts at one threshold."
     called = np.searchsorted(histogram.levels, int(quantize(float(threshold))))
     fp, tp = (int(count) for count in histogram.counts[:, called:].sum(axis=1))
@@ -158,34 +166,36 @@ def confusion(
 
 # %% ../nbs/21_metrics.ipynb #cell-32
 def trivial_accuracy(
-    histogram:PixelHistogram, # of one or many photographs
-) -> float: # 0..1; nan if there is no pixel
+    histogram: PixelHistogram,  # of one or many photographs
+) -> float:  # 0..1; nan if there is no pixel
     "The accuracy of calling everything background, which belongs beside every accuracy."
     return _ratio(histogram.background, histogram.background + histogram.lesion)
 
 # %% ../nbs/21_metrics.ipynb #cell-37
 def average_precision(
-    histogram:PixelHistogram, # of one or many photographs
-) -> float: # 0..1; nan if there is no lesion pixel
+    histogram: PixelHistogram,  # of one or many photographs
+) -> float:  # 0..1; nan if there is no lesion pixel
     "Exact area under the precision-recall curve, step-wise, as scikit-learn's `average_precision_score`."
     precision = np.nan_to_num(confusions(histogram).precision)  # nan only where no pixel is counted
     return _ratio((histogram.counts[1] * precision).sum(), histogram.lesion)
 
 # %% ../nbs/21_metrics.ipynb #cell-41
 def eleven_point_aupr(
-    histogram:PixelHistogram, # of one or many photographs
-) -> float: # 0..1; nan if there is no lesion pixel
+    histogram: PixelHistogram,  # of one or many photographs
+) -> float:  # 0..1; nan if there is no lesion pixel
     "Area under straight lines through precision and recall above 0, 0.1, ..., 1, as the IDRiD papers have it."
     first_above = np.arange(11) * (BINS - 1) // 10 + 1  # in whole numbers: 65,535 times 0.1 is not one
     called = np.searchsorted(histogram.levels, first_above)
     background, lesion = np.stack([histogram.counts[:, start:].sum(axis=1) for start in called], axis=1)
     precision = np.nan_to_num(_ratio(lesion, lesion + background), nan=1.0)
-    return float(-np.trapezoid(precision, _ratio(lesion, np.full(11, histogram.lesion)))) + 0.0 # 0, not -0, of an empty map
+    return (
+        float(-np.trapezoid(precision, _ratio(lesion, np.full(11, histogram.lesion)))) + 0.0
+    )  # 0, not -0, of an empty map
 
 # %% ../nbs/21_metrics.ipynb #cell-45
 def roc_auc(
-    histogram:PixelHistogram, # of one or many photographs
-) -> float: # 0..1; nan if there is no lesion pixel or no background pixel
+    histogram: PixelHistogram,  # of one or many photographs
+) -> float:  # 0..1; nan if there is no lesion pixel or no background pixel
     "Exact area under the ROC curve, ties counted half."
     background, lesion = histogram.counts.astype(float)  # the product of both sums can pass 2**63
     below = background.cumsum() - background
@@ -193,31 +203,33 @@ def roc_auc(
 
 # %% ../nbs/21_metrics.ipynb #cell-49
 def best_threshold(
-    histogram:PixelHistogram, # of the validation photographs
-    by:str='dice', # name of a ratio of `Confusion` to make as large as possible
-) -> float: # 0..1; nan if the ratio is defined nowhere
+    histogram: PixelHistogram,  # of the validation photographs
+    by: str = "dice",  # name of a ratio of `Confusion` to make as large as possible
+) -> float:  # 0..1; nan if the ratio is defined nowhere
     "The threshold where a ratio is largest, in the middle of the range if there is one."
     ratio = np.asarray(getattr(confusions(histogram), by))
-    if np.isnan(ratio).all() or not histogram.lesion: return float("nan")
+    if np.isnan(ratio).all() or not histogram.lesion:
+        return float("nan")
     first = int(np.nanargmax(ratio))
     length = np.argmax(np.append(ratio[first:] != ratio[first], True))
     return float(histogram.levels[first + (length - 1) // 2] / (BINS - 1))
 
 # %% ../nbs/21_metrics.ipynb #cell-50
 def threshold_for_sensitivity(
-    histogram:PixelHistogram, # of the validation photographs
-    sensitivity:float, # asked for, 0..1
-) -> float: # 0..1; nan if there is no lesion pixel
+    histogram: PixelHistogram,  # of the validation photographs
+    sensitivity: float,  # asked for, 0..1
+) -> float:  # 0..1; nan if there is no lesion pixel
     "The highest threshold that still finds this share of the lesion's pixels."
-    if not histogram.lesion: return float("nan")
+    if not histogram.lesion:
+        return float("nan")
     reached = np.flatnonzero(confusions(histogram).sensitivity >= sensitivity)  # never empty: level 0 finds all
     return float(histogram.levels[reached[-1]] / (BINS - 1))
 
 # %% ../nbs/21_metrics.ipynb #cell-54
 def coarsen(
-    histogram:PixelHistogram, # with all levels
-    thresholds:Iterable[float]=(), # 0..1; counts at these stay exact
-) -> PixelHistogram: # with about 4,000 levels, the same for each histogram and the same thresholds
+    histogram: PixelHistogram,  # with all levels
+    thresholds: Iterable[float] = (),  # 0..1; counts at these stay exact
+) -> PixelHistogram:  # with about 4,000 levels, the same for each histogram and the same thresholds
     "Join neighboring levels; counts at each remaining level are exact, areas nearly so."
     grid = [range(1024), range(1024, BINS - 1024, 32), range(BINS - 1024, BINS)]
     levels = np.unique(np.concatenate([*grid, quantize(np.array([*thresholds], float))])).astype(np.int64)
@@ -225,15 +237,16 @@ def coarsen(
 
 # %% ../nbs/21_metrics.ipynb #cell-57
 def bootstrap_interval(
-    histograms:Iterable[PixelHistogram], # one for each photograph (or patient), with the same levels; best coarsened
-    metric:Callable=average_precision, # PixelHistogram -> float, of the pooled histogram
-    n:int=1000, # number of drawings
-    seed:int=0, # of the drawings
-    confidence:float=0.95, # share of the drawings inside the interval
-) -> tuple[float, float]: # low, high; both nan if the metric is nan in each drawing or there is no photograph
+    histograms: Iterable[PixelHistogram],  # one for each photograph (or patient), with the same levels; best coarsened
+    metric: Callable = average_precision,  # PixelHistogram -> float, of the pooled histogram
+    n: int = 1000,  # number of drawings
+    seed: int = 0,  # of the drawings
+    confidence: float = 0.95,  # share of the drawings inside the interval
+) -> tuple[float, float]:  # low, high; both nan if the metric is nan in each drawing or there is no photograph
     "Percentile bootstrap interval of a pooled metric (Efron 1979); drawings where it is nan are left out."
     histograms = list(histograms)
-    if not histograms: return float("nan"), float("nan")
+    if not histograms:
+        return float("nan"), float("nan")
     # float64, because matrix products of integers are slow; it is exact below 2**53 pixels
     counts = np.stack([histogram.counts.ravel() for histogram in histograms]).astype(float)
     drawn = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=n)
@@ -242,28 +255,36 @@ def bootstrap_interval(
         pooled = (some @ counts).reshape(len(some), 2, -1).astype(np.int64)
         values += [metric(PixelHistogram(one, levels)) for one in pooled]
     values = np.array(values, float)
-    if np.isnan(values).all(): return float("nan"), float("nan")
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
     return tuple(float(value) for value in np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2]))
 
 # %% ../nbs/21_metrics.ipynb #cell-62
 def binary_metrics(
-    labels:np.ndarray, # bool (n,): photograph shows a lesion
-    probabilities:np.ndarray, # float (n,), 0..1
-    threshold:float=0.5, # lesion is called what has at least this probability
-) -> dict: # name -> float; nan where not defined
+    labels: np.ndarray,  # bool (n,): photograph shows a lesion
+    probabilities: np.ndarray,  # float (n,), 0..1
+    threshold: float = 0.5,  # lesion is called what has at least this probability
+) -> dict:  # name -> float; nan where not defined
     "Accuracy, recall, precision and the rest of a classifier, on 16-bit probabilities."
     histogram = pixel_histogram(np.asarray(probabilities, float), labels)
     at = confusion(histogram, threshold)
     negative = trivial_accuracy(histogram)
-    return dict(accuracy=at.accuracy, trivial_accuracy=max(negative, 1 - negative),
-                recall=at.sensitivity, specificity=at.specificity, precision=at.precision, f1=at.f1,
-                auc=roc_auc(histogram), aupr=average_precision(histogram))
+    return dict(
+        accuracy=at.accuracy,
+        trivial_accuracy=max(negative, 1 - negative),
+        recall=at.sensitivity,
+        specificity=at.specificity,
+        precision=at.precision,
+        f1=at.f1,
+        auc=roc_auc(histogram),
+        aupr=average_precision(histogram),
+    )
 
 # %% ../nbs/21_metrics.ipynb #cell-67
 def image_score(
-    histogram:PixelHistogram, # of one photograph
-    pixels:int=1, # that must reach a threshold for the photograph to be called
-) -> float: # 0..1; 0 if it has fewer pixels
+    histogram: PixelHistogram,  # of one photograph
+    pixels: int = 1,  # that must reach a threshold for the photograph to be called
+) -> float:  # 0..1; 0 if it has fewer pixels
     "The highest probability that at least so many pixels have: a photograph's score, from its map."
     reaching = histogram.counts.sum(axis=0)[::-1].cumsum()[::-1]
     levels = histogram.levels[reaching >= pixels]
@@ -271,7 +292,7 @@ def image_score(
 
 # %% ../nbs/21_metrics.ipynb #cell-71
 def count_lesions(
-    mask:np.ndarray, # bool (height, width)
-) -> int: # 0 or more
+    mask: np.ndarray,  # bool (height, width)
+) -> int:  # 0 or more
     "Number of connected regions of a mask, neighbors at sides and corners."
     return cv2.connectedComponents(np.asarray(mask, np.uint8), connectivity=8)[0] - 1

@@ -20,14 +20,14 @@ import cv2
 import jinja2
 import numpy as np
 
-from .images import LESION_COLORS, LESIONS, printable
+from .core import LESION_COLORS, LESIONS, printable
 from .metrics import count_lesions
 
 # %% ../nbs/41_report.ipynb #074d561e
 def report_text(
-    columns:Sequence[str], # names of the columns
-    rows:Iterable[dict], # column → value; a missing one is left empty
-) -> str: # CSV with commas
+    columns: Sequence[str],  # names of the columns
+    rows: Iterable[dict],  # column → value; a missing one is left empty
+) -> str:  # CSV with commas
     "The text of a report, safe to open in a spreadsheet."
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -35,14 +35,15 @@ def report_text(
     writer.writerows({column: _cell(value) for column, value in row.items()} for row in rows)
     return text.getvalue()
 
+
 def _cell(value):
     return f"./{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 # %% ../nbs/41_report.ipynb #3bd02d73
 def measure(
-    mask:np.ndarray, # bool (height, width), True where the lesion was found
-    field:np.ndarray, # bool (height, width), the field of view
-) -> dict: # 'area_pixels' (int), 'count' (int), 'share_of_field' (0..1)
+    mask: np.ndarray,  # bool (height, width), True where the lesion was found
+    field: np.ndarray,  # bool (height, width), the field of view
+) -> dict:  # 'area_pixels' (int), 'count' (int), 'share_of_field' (0..1)
     "How much of a lesion there is."
     area = int(np.count_nonzero(mask & field))
     share = area / max(1, np.count_nonzero(field))
@@ -56,22 +57,26 @@ def _arrows(labels):
     sides = ((padded[:-2, 1:-1], 0, 0), (padded[1:-1, 2:], 0, 1), (padded[2:, 1:-1], 1, 1), (padded[1:-1, :-2], 1, 0))
     for direction, (beside, down, right) in enumerate(sides):
         rows, columns = np.nonzero((middle > 0) & (beside != middle))
-        starts.append(np.stack([columns+right, rows+down], 1))
+        starts.append(np.stack([columns + right, rows + down], 1))
         directions.append(np.full(len(rows), direction))
         parts.append(middle[rows, columns])
     return np.concatenate(starts), np.concatenate(directions), np.concatenate(parts).astype(np.int64)
 
+
 def _following(starts, directions, parts, width):
     "For each arrow the index of the one after it: a left turn before straight on before a right turn."
     steps = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
-    height = starts[:, 1].max()+2
-    def key(points, direction): return ((parts*height+points[:, 1])*(width+2)+points[:, 0])*4+direction
+    height = starts[:, 1].max() + 2
+
+    def key(points, direction):
+        return ((parts * height + points[:, 1]) * (width + 2) + points[:, 0]) * 4 + direction
+
     keys = key(starts, directions)
     order = np.argsort(keys)
-    ends, following = starts+steps[directions], np.full(len(starts), -1)
+    ends, following = starts + steps[directions], np.full(len(starts), -1)
     for turn in (1, 0, -1):  # the last that exists stays: left (-1) wins
-        wanted = key(ends, (directions+turn) % 4)
-        place = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys)-1)]
+        wanted = key(ends, (directions + turn) % 4)
+        place = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
         following = np.where(keys[place] == wanted, place, following)
     return following
 
@@ -80,76 +85,109 @@ def _rings(labels):
     "The rings of labeled parts: part → list of int arrays (corners, 2), x and y; outer rings have a positive area, holes a negative one."
     starts, directions, parts = _arrows(labels)
     rings = {}
-    if not len(starts): return rings
+    if not len(starts):
+        return rings
     following = _following(starts, directions, parts, labels.shape[1])
     turns = (directions[following] != directions).tolist()  # straight on is no corner
     points, following, parts, done = starts.tolist(), following.tolist(), parts.tolist(), bytearray(len(starts))
     for first in range(len(points)):
-        if done[first]: continue
+        if done[first]:
+            continue
         ring, here = [], first
         while not done[here]:
             done[here] = 1
-            if turns[here]: ring.append(points[following[here]])
+            if turns[here]:
+                ring.append(points[following[here]])
             here = following[here]
         rings.setdefault(parts[first], []).append(np.array(ring))
     return rings
 
+
 def _area(ring):
     "Twice its area by the shoelace formula; positive where the way goes from x towards y."
     x, y = ring.T
-    return int(x @ np.roll(y, -1)-y @ np.roll(x, -1))
+    return int(x @ np.roll(y, -1) - y @ np.roll(x, -1))
 
 # %% ../nbs/41_report.ipynb #cell-8
 def trace_spots(
-    mask:np.ndarray, # bool (height, width)
-) -> tuple[np.ndarray, list[list[list[np.ndarray]]]]: # int32 (height, width), 0 or the number of the spot; for spots 1, 2, ... polygons, each an outer ring and its holes
+    mask: np.ndarray,  # bool (height, width)
+) -> tuple[
+    np.ndarray, list[list[list[np.ndarray]]]
+]:  # int32 (height, width), 0 or the number of the spot; for spots 1, 2, ... polygons, each an outer ring and its holes
     "The spots of a mask and their outlines, each ring an int array (corners, 2) of x and y in pixel corners, not closed."
     mask = np.ascontiguousarray(mask, np.uint8)
     count, spots = cv2.connectedComponents(mask, connectivity=8)
-    outlines = [[] for _ in range(count-1)]
+    outlines = [[] for _ in range(count - 1)]
     _, parts = cv2.connectedComponents(mask, connectivity=4)
     for rings in _rings(parts).values():
         rings.sort(key=_area, reverse=True)  # the outer ring is the only positive one
         x, y = min(rings[0].tolist(), key=lambda point: (point[1], point[0]))  # the corner above the part's first pixel
-        outlines[spots[y, x]-1].append(rings)
+        outlines[spots[y, x] - 1].append(rings)
     return spots, outlines
 
 # %% ../nbs/41_report.ipynb #cell-13
 PIXEL_COORDINATES = "pixels of the photograph: x right, y down, (0, 0) is the upper left corner of its upper left pixel"
 
+
 def lesion_geojson(
-    levels:Mapping[str, np.ndarray], # lesion → uint16 (height, width), its probability, 65535 is certain
-    masks:Mapping[str, np.ndarray], # lesion → bool (height, width), where it was found
-    thresholds:Mapping[str, float], # lesion → 0..1, from which on it counted as found
-    photo:str, # the photograph's name, for the reader
-) -> dict: # a GeoJSON FeatureCollection, to be written with `json.dumps`
+    levels: Mapping[str, np.ndarray],  # lesion → uint16 (height, width), its probability, 65535 is certain
+    masks: Mapping[str, np.ndarray],  # lesion → bool (height, width), where it was found
+    thresholds: Mapping[str, float],  # lesion → 0..1, from which on it counted as found
+    photo: str,  # the photograph's name, for the reader
+) -> dict:  # a GeoJSON FeatureCollection, to be written with `json.dumps`
     "The outlines of what was found. Raises `ValueError` where there is no lesion, and so no size."
-    if not masks: raise ValueError("there is no mask")
-    features = [feature for lesion, mask in masks.items() for feature in _features(lesion, mask, levels[lesion], thresholds[lesion])]
+    if not masks:
+        raise ValueError("there is no mask")
+    features = [
+        feature
+        for lesion, mask in masks.items()
+        for feature in _features(lesion, mask, levels[lesion], thresholds[lesion])
+    ]
     height, width = next(iter(masks.values())).shape
-    return dict(type="FeatureCollection", photo=printable(photo), width=width, height=height, coordinates=PIXEL_COORDINATES, features=features)
+    return dict(
+        type="FeatureCollection",
+        photo=printable(photo),
+        width=width,
+        height=height,
+        coordinates=PIXEL_COORDINATES,
+        features=features,
+    )
+
 
 def _features(lesion, mask, levels, threshold):
     "A GeoJSON feature for each spot of a lesion."
     spots, outlines = trace_spots(mask)
-    numbers, values = spots[mask], levels[mask].astype(np.float64)/65535
-    areas, sums = np.bincount(numbers, minlength=len(outlines)+1), np.bincount(numbers, values, len(outlines)+1)
-    highest = np.zeros(len(outlines)+1)
+    numbers, values = spots[mask], levels[mask].astype(np.float64) / 65535
+    areas, sums = np.bincount(numbers, minlength=len(outlines) + 1), np.bincount(numbers, values, len(outlines) + 1)
+    highest = np.zeros(len(outlines) + 1)
     np.maximum.at(highest, numbers, values)
     for i, polygons in enumerate(outlines, 1):
         closed = [[np.vstack([ring, ring[:1]]).tolist() for ring in polygon] for polygon in polygons]
-        geometry = dict(type="Polygon", coordinates=closed[0]) if len(closed) == 1 else dict(type="MultiPolygon", coordinates=closed)
-        yield dict(type="Feature", geometry=geometry, properties=dict(
-            lesion=lesion, area_pixels=int(areas[i]), mean_probability=round(float(sums[i]/areas[i]), 5),
-            max_probability=round(float(highest[i]), 5), threshold=float(f"{threshold:.6g}")))
+        geometry = (
+            dict(type="Polygon", coordinates=closed[0])
+            if len(closed) == 1
+            else dict(type="MultiPolygon", coordinates=closed)
+        )
+        yield dict(
+            type="Feature",
+            geometry=geometry,
+            properties=dict(
+                lesion=lesion,
+                area_pixels=int(areas[i]),
+                mean_probability=round(float(sums[i] / areas[i]), 5),
+                max_probability=round(float(highest[i]), 5),
+                threshold=float(f"{threshold:.6g}"),
+            ),
+        )
 
 # %% ../nbs/41_report.ipynb #cell-17
 MAX_PATH = 60_000  # characters of one layer of one photograph
 
+
 def svg_path(
-    outlines:Sequence, # of `trace_spots`
-    tolerance:float, # pixels of the photo that an outline may be off
-) -> str: # the `d` of an SVG path, in pixels of the photo, to be filled by the rule `evenodd`
+    outlines: Sequence,  # of `trace_spots`
+    tolerance: float,  # pixels of the photo that an outline may be off
+) -> str:  # the `d` of an SVG path, in pixels of the photo, to be filled by the rule `evenodd`
     "The outlines as one path, coarser where it would be longer than `MAX_PATH`."
     rings = [ring.astype(np.int32) for polygons in outlines for polygon in polygons for ring in polygon]
     path = "".join(_ring_path(ring, tolerance) for ring in rings)
@@ -159,63 +197,78 @@ def svg_path(
         path = "".join(_ring_path(ring, tolerance) for ring in rings)
     return path
 
+
 def _ring_path(ring, tolerance):
     "One ring: its first corner, then steps."
     simple = cv2.approxPolyDP(ring, tolerance, True)[:, 0] if len(ring) > 4 else ring
-    if len(simple) < 3: simple = cv2.boxPoints(cv2.minAreaRect(ring)).round().astype(int)
+    if len(simple) < 3:
+        simple = cv2.boxPoints(cv2.minAreaRect(ring)).round().astype(int)
     steps = np.diff(simple, axis=0).tolist()
-    return "M{},{}l".format(*simple[0])+" ".join(f"{x},{y}" for x, y in steps)+"z"
+    return "M{},{}l".format(*simple[0]) + " ".join(f"{x},{y}" for x, y in steps) + "z"
 
 # %% ../nbs/41_report.ipynb #cell-21
 PICTURE_SIDE, THUMBNAIL_SIDE, MAX_PICTURE = 1600, 120, 75_000  # pixels, pixels, bytes
 MAX_PICTURES = 40_000_000  # bytes of all pictures of a report
 
+
 def picture_budget(
-    photos:int, # how many the report will show
-) -> int: # bytes for each
+    photos: int,  # how many the report will show
+) -> int:  # bytes for each
     "How large a picture may be."
-    return max(2_000, min(MAX_PICTURE, MAX_PICTURES//max(1, photos)))
+    return max(2_000, min(MAX_PICTURE, MAX_PICTURES // max(1, photos)))
+
 
 def data_uri(
-    photo:np.ndarray, # uint8 (height, width, 3) RGB
-    side:int, # the longer side of the picture, pixels; a smaller photo stays as it is
-    limit:int=MAX_PICTURE, # bytes before the base64 encoding, 1,000 or more
-) -> str: # 'data:image/webp;base64,...'
+    photo: np.ndarray,  # uint8 (height, width, 3) RGB
+    side: int,  # the longer side of the picture, pixels; a smaller photo stays as it is
+    limit: int = MAX_PICTURE,  # bytes before the base64 encoding, 1,000 or more
+) -> str:  # 'data:image/webp;base64,...'
     "A photo as it can stand in a page: shrunk, with as much quality as the limit allows, and shrunk again where that is not enough."
-    scale = side/max(photo.shape[:2])
-    size = [max(1, round(n*scale)) for n in photo.shape[1::-1]]
+    scale = side / max(photo.shape[:2])
+    size = [max(1, round(n * scale)) for n in photo.shape[1::-1]]
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA) if scale < 1 else photo
     for quality in (82, 65, 45):
         data = cv2.imencode(".webp", small[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
-        if len(data) <= limit: return "data:image/webp;base64,"+base64.b64encode(data).decode()
-    return data_uri(small, max(1, max(small.shape[:2])//2), limit)
+        if len(data) <= limit:
+            return "data:image/webp;base64," + base64.b64encode(data).decode()
+    return data_uri(small, max(1, max(small.shape[:2]) // 2), limit)
 
 # %% ../nbs/41_report.ipynb #cell-26
 @dataclass(frozen=True)
 class ReportPhoto:
     "What the report shows of one photograph."
-    name: str # as in report.csv
-    rows: Sequence[Mapping] = () # its rows of report.csv: column → value
-    warnings: Sequence[str] = () # sentences, see `retinal_tl.quality`
-    problem: str = "" # why it could not be done; '' if it was
-    shape: tuple[int, int] = (0, 0) # height, width of the photo
-    picture: str = "" # data URI
-    thumbnail: str = "" # data URI
-    layers: Mapping[str, str] = field(default_factory=dict) # lesion → SVG path in pixels of the photo
+
+    name: str  # as in report.csv
+    rows: Sequence[Mapping] = ()  # its rows of report.csv: column → value
+    warnings: Sequence[str] = ()  # sentences, see `retinal_tl.quality`
+    problem: str = ""  # why it could not be done; '' if it was
+    shape: tuple[int, int] = (0, 0)  # height, width of the photo
+    picture: str = ""  # data URI
+    thumbnail: str = ""  # data URI
+    layers: Mapping[str, str] = field(default_factory=dict)  # lesion → SVG path in pixels of the photo
+
 
 def report_photo(
-    name:str, # as in report.csv
-    photo:np.ndarray, # uint8 (height, width, 3)
-    masks:Mapping[str, np.ndarray], # lesion → bool (height, width); empty for a classifier
-    rows:Sequence[Mapping], # its rows of report.csv: column → value
-    warnings:Sequence[str]=(), # sentences
-    limit:int=MAX_PICTURE, # bytes of its picture, see `picture_budget`
-) -> ReportPhoto: # with its pictures made, so that photo and masks can be let go
+    name: str,  # as in report.csv
+    photo: np.ndarray,  # uint8 (height, width, 3)
+    masks: Mapping[str, np.ndarray],  # lesion → bool (height, width); empty for a classifier
+    rows: Sequence[Mapping],  # its rows of report.csv: column → value
+    warnings: Sequence[str] = (),  # sentences
+    limit: int = MAX_PICTURE,  # bytes of its picture, see `picture_budget`
+) -> ReportPhoto:  # with its pictures made, so that photo and masks can be let go
     "What the report needs of a photograph."
-    tolerance = max(0.5, max(photo.shape[:2])/PICTURE_SIDE/2)
+    tolerance = max(0.5, max(photo.shape[:2]) / PICTURE_SIDE / 2)
     layers = {lesion: svg_path(trace_spots(mask)[1], tolerance) for lesion, mask in masks.items()}
-    return ReportPhoto(name, tuple(rows), tuple(warnings), "", photo.shape[:2], data_uri(photo, PICTURE_SIDE, limit),
-                       data_uri(photo, THUMBNAIL_SIDE), layers)
+    return ReportPhoto(
+        name,
+        tuple(rows),
+        tuple(warnings),
+        "",
+        photo.shape[:2],
+        data_uri(photo, PICTURE_SIDE, limit),
+        data_uri(photo, THUMBNAIL_SIDE),
+        layers,
+    )
 
 # %% ../nbs/41_report.ipynb #cell-28
 _STYLE = """
@@ -468,61 +521,108 @@ _PAGE = """<!DOCTYPE html>
 """
 
 # %% ../nbs/41_report.ipynb #cell-32
-_HEADINGS = dict(lesion="lesion", area_pixels="area (pixels)", count="spots", share_of_field="share of field", threshold="threshold",
-                 lesion_probability="probability of a lesion")
+_HEADINGS = dict(
+    lesion="lesion",
+    area_pixels="area (pixels)",
+    count="spots",
+    share_of_field="share of field",
+    threshold="threshold",
+    lesion_probability="probability of a lesion",
+)
 _NUMBERS = {"area_pixels", "count", "share_of_field", "threshold", "lesion_probability"}
+
 
 def _cells(row, columns):
     "For each column the text that is shown, the value as report.csv has it, and whether it is a number."
     return [(_shown(name, row.get(name, "")), str(row.get(name, "")), name in _NUMBERS) for name in columns]
 
+
 def _shown(name, value):
-    if name == "share_of_field" and value != "": return f"{100*float(value):.3g} %"
+    if name == "share_of_field" and value != "":
+        return f"{100 * float(value):.3g} %"
     return str(value).replace("_", " ") if name == "lesion" else str(value)
+
 
 def _found(row):
     return row.get("count", 0) not in (0, "") or row.get("lesion") == "yes"
 
+
 def _totals(photos):
     "For each lesion in how many photographs it was found, and how many spots there are."
     rows = [row for photo in photos for row in photo.rows if "count" in row]
-    return [{"lesion": lesion.replace("_", " "), "photographs with it": sum(row["count"] > 0 for row in rows if row["lesion"] == lesion),
-             "spots": sum(row["count"] for row in rows if row["lesion"] == lesion)}
-            for lesion in LESIONS if any(row["lesion"] == lesion for row in rows)]
+    return [
+        {
+            "lesion": lesion.replace("_", " "),
+            "photographs with it": sum(row["count"] > 0 for row in rows if row["lesion"] == lesion),
+            "spots": sum(row["count"] for row in rows if row["lesion"] == lesion),
+        }
+        for lesion in LESIONS
+        if any(row["lesion"] == lesion for row in rows)
+    ]
 
 # %% ../nbs/41_report.ipynb #cell-33
 def report_html(
-    photos:Sequence[ReportPhoto], # in the order of the command, those that failed as well
-    cards:Sequence[Mapping]=(), # of the models; name, lesion, licence and limits are shown
-    title:str="Lesions in fundus photographs", # of the page
-) -> str: # the whole page
+    photos: Sequence[ReportPhoto],  # in the order of the command, those that failed as well
+    cards: Sequence[Mapping] = (),  # of the models; name, lesion, licence and limits are shown
+    title: str = "Lesions in fundus photographs",  # of the page
+) -> str:  # the whole page
     "A page that opens from the disk, alone."
     from retinal_tl import __version__
+
     done, failed = [photo for photo in photos if not photo.problem], [photo for photo in photos if photo.problem]
     columns = [name for name in _HEADINGS if any(name in row for photo in done for row in photo.rows)]
-    lesions = {lesion: "#%02x%02x%02x" % LESION_COLORS[lesion] for lesion in LESIONS if any(lesion in photo.layers for photo in done)}
+    lesions = {
+        lesion: "#%02x%02x%02x" % LESION_COLORS[lesion]
+        for lesion in LESIONS
+        if any(lesion in photo.layers for photo in done)
+    }
     eyes = [_eye(number, photo, columns) for number, photo in enumerate(done, 1)]
     return _template().render(
-        title=printable(title), done=eyes, failed=failed, warned=[eye for eye in eyes if eye["photo"].warnings], totals=_totals(done),
-        summary=_summary(done, failed), columns=[(name, _HEADINGS[name], name in _NUMBERS) for name in columns], lesions=lesions, cards=cards,
-        style=_STYLE, script=_SCRIPT, style_hash=_digest(_STYLE), script_hash=_digest(_SCRIPT), version=__version__)
+        title=printable(title),
+        done=eyes,
+        failed=failed,
+        warned=[eye for eye in eyes if eye["photo"].warnings],
+        totals=_totals(done),
+        summary=_summary(done, failed),
+        columns=[(name, _HEADINGS[name], name in _NUMBERS) for name in columns],
+        lesions=lesions,
+        cards=cards,
+        style=_STYLE,
+        script=_SCRIPT,
+        style_hash=_digest(_STYLE),
+        script_hash=_digest(_SCRIPT),
+        version=__version__,
+    )
+
 
 def _eye(number, photo, columns):
     "What the template needs of one photograph."
     rows = [_cells(row, columns) for row in photo.rows]
-    data = dict(name=photo.name, height=photo.shape[0], width=photo.shape[1], picture=photo.picture, layers=dict(photo.layers),
-                warnings=list(photo.warnings), rows=rows)
+    data = dict(
+        name=photo.name,
+        height=photo.shape[0],
+        width=photo.shape[1],
+        picture=photo.picture,
+        layers=dict(photo.layers),
+        warnings=list(photo.warnings),
+        rows=rows,
+    )
     return dict(number=number, photo=photo, rows=rows, found=any(map(_found, photo.rows)), data=data)
+
 
 def _summary(done, failed):
     warned = sum(bool(photo.warnings) for photo in done)
     parts = [f"{len(done)} {'photograph' if len(done) == 1 else 'photographs'} done"]
-    if warned: parts.append(f"{warned} with a warning")
-    if failed: parts.append(f"{len(failed)} not done")
-    return ", ".join(parts)+"."
+    if warned:
+        parts.append(f"{warned} with a warning")
+    if failed:
+        parts.append(f"{len(failed)} not done")
+    return ", ".join(parts) + "."
+
 
 def _template():
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE)
 
+
 def _digest(text):
-    return "sha256-"+base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,5 @@
 """Headless Chromium, driven through the pipe of its DevTools protocol: no driver, no package, no network but this machine."""
+
 import base64
 import json
 import os
@@ -13,8 +14,20 @@ import cv2
 import numpy as np
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-           "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-pipe"]
+OPTIONS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--remote-debugging-pipe",
+]
 
 
 class Browser:
@@ -25,27 +38,37 @@ class Browser:
         read, self.write = os.pipe()
         self.read, write = os.pipe()
         command = f'exec "$0" "$@" 3<&{read} 4>&{write}'  # Chromium listens at 3 and answers at 4
-        self.process = subprocess.Popen(["bash", "-c", command, CHROMIUM, *OPTIONS, f"--user-data-dir={self.folder.name}", "about:blank"],
-                                        pass_fds=(read, write), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            ["bash", "-c", command, CHROMIUM, *OPTIONS, f"--user-data-dir={self.folder.name}", "about:blank"],
+            pass_fds=(read, write),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(read)
         os.close(write)
         self.number, self.rest, self.events, self.session = 0, b"", [], None
         pages = [target for target in self.call("Target.getTargets")["targetInfos"] if target["type"] == "page"]
         self.session = self.call("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"): self.call(f"{domain}.enable")
+        for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
+            self.call(f"{domain}.enable")
         self.resize(width, height, mobile)
 
-    def __enter__(self): return self
+    def __enter__(self):
+        return self
 
-    def __exit__(self, *_): self.close()
+    def __exit__(self, *_):
+        self.close()
 
     def _message(self, limit=120):
         """The next message of the browser."""
         end = time.monotonic() + limit
         while b"\0" not in self.rest:
-            if not select.select([self.read], [], [], max(0, end - time.monotonic()))[0]: raise TimeoutError("Chromium does not answer")
+            if not select.select([self.read], [], [], max(0, end - time.monotonic()))[0]:
+                raise TimeoutError("Chromium does not answer")
             piece = os.read(self.read, 1 << 20)
-            if not piece: raise ConnectionError("Chromium has ended")
+            if not piece:
+                raise ConnectionError("Chromium has ended")
             self.rest += piece
         text, _, self.rest = self.rest.partition(b"\0")
         return json.loads(text)
@@ -53,11 +76,14 @@ class Browser:
     def call(self, method, **parameters):
         """What a method answers; events that come meanwhile are kept in `events`."""
         self.number += 1
-        message = dict(id=self.number, method=method, params=parameters) | (dict(sessionId=self.session) if self.session else {})
+        message = dict(id=self.number, method=method, params=parameters) | (
+            dict(sessionId=self.session) if self.session else {}
+        )
         os.write(self.write, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._message()
-            if answer.get("id") == self.number: break
+            if answer.get("id") == self.number:
+                break
             self.events.append(answer)
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
@@ -71,7 +97,8 @@ class Browser:
         self.events.clear()
         problem = self.call("Page.navigate", url=url).get("errorText")
         assert not problem, f"{url}: {problem}"
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events): self.events.append(self._message())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._message())
         time.sleep(0.1)  # what it does once it is loaded
 
     def evaluate(self, expression):
@@ -82,29 +109,37 @@ class Browser:
 
     def key(self, name, code):
         """Press and let go a key, as a person would."""
-        for kind in ("rawKeyDown", "keyUp"): self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code)
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code)
 
     def click(self, selector):
         """A click of the mouse in the middle of an element."""
         x, y = self.evaluate(f"""(() => {{ const element = document.querySelector({json.dumps(selector)});
             element.scrollIntoView({{block: 'center'}}); const box = element.getBoundingClientRect();
             return [box.x + box.width / 2, box.y + box.height / 2]; }})()""")
-        for kind in ("mousePressed", "mouseReleased"): self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, selector=None):
         """uint8 RGB of the window, or of one element."""
         clip = {}
         if selector:
-            clip = dict(clip=self.evaluate(f"""(() => {{ const element = document.querySelector({json.dumps(selector)});
+            clip = dict(
+                clip=self.evaluate(f"""(() => {{ const element = document.querySelector({json.dumps(selector)});
                 element.scrollIntoView({{block: 'center'}}); const box = element.getBoundingClientRect();
-                return {{x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1}}; }})()"""))
+                return {{x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1}}; }})()""")
+            )
         data = base64.b64decode(self.call("Page.captureScreenshot", **clip)["data"])
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
     def asked(self):
         """Every address that the page has asked for since it was opened."""
         self.evaluate("new Promise(done => setTimeout(done, 50))")  # what comes late is heard, too
-        return [event["params"]["request"]["url"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
+        return [
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event.get("method") == "Network.requestWillBeSent"
+        ]
 
     def complaints(self, strict=False):
         """Sentences: errors on the console, exceptions, dialogs, what could not be loaded, and what was asked of others than this machine. Strict: warnings and notes as well, and all that is not in the file."""
@@ -112,18 +147,32 @@ class Browser:
         found = [f"it asks for {url}" for url in self.asked() if not re.match(mine, url)]
         for event in self.events:
             method, data = event.get("method"), event.get("params", {})
-            if method == "Runtime.exceptionThrown": found.append(data["exceptionDetails"].get("exception", {}).get("description", "an exception"))
-            if method == "Page.javascriptDialogOpening": found.append(f"a dialog: {data['message']}")
-            if method == "Runtime.consoleAPICalled" and data["type"] in ("error", "assert", *(["warning"] if strict else [])):
-                found.append(" ".join(str(argument.get("value", argument.get("description"))) for argument in data["args"]))
-            if method == "Log.entryAdded" and (strict or data["entry"]["level"] == "error"): found.append(data["entry"]["text"])
+            if method == "Runtime.exceptionThrown":
+                found.append(data["exceptionDetails"].get("exception", {}).get("description", "an exception"))
+            if method == "Page.javascriptDialogOpening":
+                found.append(f"a dialog: {data['message']}")
+            if method == "Runtime.consoleAPICalled" and data["type"] in (
+                "error",
+                "assert",
+                *(["warning"] if strict else []),
+            ):
+                found.append(
+                    " ".join(str(argument.get("value", argument.get("description"))) for argument in data["args"])
+                )
+            if method == "Log.entryAdded" and (strict or data["entry"]["level"] == "error"):
+                found.append(data["entry"]["text"])
         return found
 
     def close(self):
         """End the browser."""
-        try: self.call("Browser.close")
-        except (AssertionError, OSError, TimeoutError): self.process.kill()
-        try: self.process.wait(20)
-        except subprocess.TimeoutExpired: self.process.kill()
-        for pipe in (self.read, self.write): os.close(pipe)
+        try:
+            self.call("Browser.close")
+        except (AssertionError, OSError, TimeoutError):
+            self.process.kill()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        for pipe in (self.read, self.write):
+            os.close(pipe)
         self.folder.cleanup()

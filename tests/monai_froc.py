@@ -7,13 +7,14 @@ MONAI wants PyTorch, so it is asked in an environment of its own:
 
 What it prints stands in test_lesions.py. Nothing of retinal_tl is used here: regions are labeled by scikit-image.
 """
+
 import json
 import sys
 
 import numpy as np
 
 TOP, FLOOR, SIDE = 65535, 6554, 64
-RATES = (1/8, 1/4, 1/2, 1, 2, 4, 8)
+RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
 
 def photographs(seed: int, share_found: float, count: int = 8) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -24,16 +25,18 @@ def photographs(seed: int, share_found: float, count: int = 8) -> list[tuple[np.
         levels, mask = np.zeros((SIDE, SIDE), np.uint16), np.zeros((SIDE, SIDE), bool)
         for _ in range(rng.integers(2, 8)):
             row, column, height, width = *rng.integers(2, SIDE - 10, 2), *rng.integers(1, 7, 2)
-            mask[row:row + height, column:column + width] = True
-            if rng.random() < share_found: draw(levels, row - rng.integers(2), column - rng.integers(2), height + 1, width + 1, rng)
-        for _ in range(rng.integers(7)): draw(levels, *rng.integers(0, SIDE - 10, 2), *rng.integers(1, 6, 2), rng)
+            mask[row : row + height, column : column + width] = True
+            if rng.random() < share_found:
+                draw(levels, row - rng.integers(2), column - rng.integers(2), height + 1, width + 1, rng)
+        for _ in range(rng.integers(7)):
+            draw(levels, *rng.integers(0, SIDE - 10, 2), *rng.integers(1, 6, 2), rng)
         made.append((levels, mask))
     return made
 
 
 def draw(levels: np.ndarray, row: int, column: int, height: int, width: int, rng: np.random.Generator) -> None:
     """A rectangle of one level, with a pixel in it that is higher; where rectangles meet, the higher level stays."""
-    part = levels[row:row + height, column:column + width]
+    part = levels[row : row + height, column : column + width]
     part[:] = np.maximum(part, rng.integers(FLOOR, 40000))
     part[rng.integers(height), rng.integers(width)] = rng.integers(40000, TOP + 1)
 
@@ -42,6 +45,7 @@ def ask_monai(made: list[tuple[np.ndarray, np.ndarray]]) -> dict:
     """MONAI's figures: a candidate is a point in each lesion that it shares a pixel with, or one point where there is none."""
     from monai.metrics import compute_fp_tp_probs, compute_froc_curve_data, compute_froc_score
     from skimage.measure import label
+
     false_alarms, lesions, targets = [], [], 0
     for levels, mask in made:
         regions, truth = label(levels >= FLOOR, connectivity=2), label(mask, connectivity=2)
@@ -49,17 +53,24 @@ def ask_monai(made: list[tuple[np.ndarray, np.ndarray]]) -> dict:
         for region in range(1, regions.max() + 1):
             inside = regions == region
             matched = [inside & (truth == one) for one in np.unique(truth[inside]) if one] or [inside]
-            points += [(levels[inside].max()/TOP, *np.argwhere(where)[0]) for where in matched]
+            points += [(levels[inside].max() / TOP, *np.argwhere(where)[0]) for where in matched]
         probs, rows, columns = (np.array(values) for values in zip(*points))
         fp, tp, number = compute_fp_tp_probs(probs.astype(np.float32), rows, columns, truth)
-        false_alarms.append(fp); lesions.append(tp); targets += number
+        false_alarms.append(fp)
+        lesions.append(tp)
+        targets += number
     fp, tp = np.concatenate(false_alarms), np.concatenate(lesions)
     fps, sensitivity = compute_froc_curve_data(fp, tp, targets, len(made))
-    level = lambda probabilities: sorted(int(round(float(one)*TOP)) for one in probabilities)
-    whole = lambda shares, number: [int(round(one*number)) for one in shares]
-    return dict(false_alarms=level(fp), lesions=level(tp), curve_false_alarms=whole(fps, len(made)), curve_found=whole(sensitivity, targets),
-                score=float(compute_froc_score(fps, sensitivity, RATES)),
-                sensitivities=[float(compute_froc_score(fps, sensitivity, (rate,))) for rate in RATES])
+    level = lambda probabilities: sorted(int(round(float(one) * TOP)) for one in probabilities)
+    whole = lambda shares, number: [int(round(one * number)) for one in shares]
+    return dict(
+        false_alarms=level(fp),
+        lesions=level(tp),
+        curve_false_alarms=whole(fps, len(made)),
+        curve_found=whole(sensitivity, targets),
+        score=float(compute_froc_score(fps, sensitivity, RATES)),
+        sensitivities=[float(compute_froc_score(fps, sensitivity, (rate,))) for rate in RATES],
+    )
 
 
 if __name__ == "__main__":

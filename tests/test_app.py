@@ -1,4 +1,5 @@
 """The app as people and programs meet it: in a browser, through its addresses, and with a network that must not be asked twice."""
+
 import argparse
 import csv
 import os
@@ -20,17 +21,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import CHROMIUM, Browser
-from toy_runs import write_toy_run
-
-from retinal_tl.app import add_app, build_app, exact_threshold, launch_app, look_at, masks_at, page_picture
+from retinal_tl.app import add_app, build_app, launch_app, look_at, masks_at, page_picture
 from retinal_tl.command import main
-from retinal_tl.images import RetinalError, read_photo, write_png
+from retinal_tl.core import RetinalError
+from retinal_tl.images import read_photo, write_png
 from retinal_tl.inference import load_run
 from retinal_tl.synthetic import phantom
+from toy_runs import write_toy_run
 
 LESIONS = ("exudates", "hemorrhages")
-SCRIPT = ("import argparse, sys; from retinal_tl.app import add_app; parser = argparse.ArgumentParser(); add_app(parser.add_subparsers());"
-          "arguments = parser.parse_args(); sys.exit(arguments.work(arguments))")
+SCRIPT = (
+    "import argparse, sys; from retinal_tl.app import add_app; parser = argparse.ArgumentParser(); add_app(parser.add_subparsers());"
+    "arguments = parser.parse_args(); sys.exit(arguments.work(arguments))"
+)
 FETCH = build_opener(ProxyHandler({})).open
 
 
@@ -38,17 +41,19 @@ FETCH = build_opener(ProxyHandler({})).open
 def place(tmp_path_factory):
     """Two runs, a phantom, something that is none, and what the command makes of the phantom."""
     place = tmp_path_factory.mktemp("app")
-    for lesion, threshold in zip(LESIONS, (0.43217, 0.5)): write_toy_run(place/lesion, lesion=lesion, threshold=threshold, limits=["<b>Toy</b>."])
-    write_png(place/"an eye.png", phantom(5, 512, LESIONS).photo)
-    (place/"page.jpg").write_text("<html>404</html>")
-    models = [text for lesion in LESIONS for text in ("--model", str(place/lesion))]
-    assert main(["segment", str(place/"an eye.png"), *models, "--output", str(place/"maps")]) == 0
+    for lesion, threshold in zip(LESIONS, (0.43217, 0.5)):
+        write_toy_run(place / lesion, lesion=lesion, threshold=threshold, limits=["<b>Toy</b>."])
+    write_png(place / "an eye.png", phantom(5, 512, LESIONS).photo)
+    (place / "page.jpg").write_text("<html>404</html>")
+    models = [text for lesion in LESIONS for text in ("--model", str(place / lesion))]
+    assert main(["segment", str(place / "an eye.png"), *models, "--output", str(place / "maps")]) == 0
     return place
 
 
 def report(place):
     """The rows of the command's report by lesion."""
-    with open(place/"maps"/"report.csv", newline="", encoding="utf-8") as file: return {row["lesion"]: row for row in csv.DictReader(file)}
+    with open(place / "maps" / "report.csv", newline="", encoding="utf-8") as file:
+        return {row["lesion"]: row for row in csv.DictReader(file)}
 
 
 def assert_same_files(archive, place):
@@ -58,13 +63,14 @@ def assert_same_files(archive, place):
             for kind in ("mask", "probability"):
                 name = f"an eye_{lesion}_{kind}.png"
                 found = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_UNCHANGED)
-                assert np.array_equal(found, cv2.imread(str(place/"maps"/name), cv2.IMREAD_UNCHANGED)), name
+                assert np.array_equal(found, cv2.imread(str(place / "maps" / name), cv2.IMREAD_UNCHANGED)), name
             assert (found > 0).any()
         assert "an eye_overlay.png" in archive.namelist()
         rows = list(csv.DictReader(archive.read("report.csv").decode().splitlines()))
     for row in rows:
-        assert {key: report(place)[row["lesion"]][key] for key in ("area_pixels", "count", "share_of_field", "threshold")} == {
-            key: row[key] for key in ("area_pixels", "count", "share_of_field", "threshold")}
+        assert {
+            key: report(place)[row["lesion"]][key] for key in ("area_pixels", "count", "share_of_field", "threshold")
+        } == {key: row[key] for key in ("area_pixels", "count", "share_of_field", "threshold")}
 
 
 def numbers(table):
@@ -76,38 +82,52 @@ def numbers(table):
 def expected(place, limits):
     """The same from the maps that the command wrote."""
     from retinal_tl.metrics import count_lesions, quantize
-    masks = {lesion: cv2.imread(str(place/"maps"/f"an eye_{lesion}_probability.png"), cv2.IMREAD_UNCHANGED) >= quantize(limit)
-             for lesion, limit in limits.items()}
+
+    masks = {
+        lesion: cv2.imread(str(place / "maps" / f"an eye_{lesion}_probability.png"), cv2.IMREAD_UNCHANGED)
+        >= quantize(limit)
+        for lesion, limit in limits.items()
+    }
     return {lesion: (count_lesions(mask), np.count_nonzero(mask)) for lesion, mask in masks.items()}
 
 
 # ---- without Gradio
 
+
 def test_masks_are_those_of_the_command(place):
-    seen = look_at(place/"an eye.png", [load_run(place/lesion) for lesion in LESIONS])
+    seen = look_at(place / "an eye.png", [load_run(place / lesion) for lesion in LESIONS])
     for lesion, mask in masks_at(seen, seen.thresholds).items():
-        assert np.array_equal(mask, read_photo(place/"maps"/f"an eye_{lesion}_mask.png")[..., 0] == 255)
+        assert np.array_equal(mask, read_photo(place / "maps" / f"an eye_{lesion}_mask.png")[..., 0] == 255)
 
 
 def test_missing_extra_is_one_sentence(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(RetinalError, match=r"pip install 'retinal_tl\[app\]'") as caught: build_app([place/"exudates"])
+    with pytest.raises(RetinalError, match=r"pip install 'retinal_tl\[app\]'") as caught:
+        build_app([place / "exudates"])
     assert "\n" not in str(caught.value)
 
 
 def test_wrong_models_are_refused_before_anything_is_served(place):
     pytest.importorskip("gradio")
-    write_toy_run(place/"any", "classifier")
-    with pytest.raises(RetinalError, match="is a classifier"): build_app([place/"any"])
-    with pytest.raises(RetinalError, match="both outline exudates"): build_app([load_run(place/"exudates"), load_run(place/"exudates")])
+    write_toy_run(place / "any", "classifier")
+    with pytest.raises(RetinalError, match="is a classifier"):
+        build_app([place / "any"])
+    with pytest.raises(RetinalError, match="both outline exudates"):
+        build_app([load_run(place / "exudates"), load_run(place / "exudates")])
 
 
 # ---- through its addresses
 
+
 class Counting:
     """A session that counts how often it is asked."""
-    def __init__(self, session): self.session, self.calls = session, 0
-    def __getattr__(self, name): return getattr(self.session, name)
+
+    def __init__(self, session):
+        self.session, self.calls = session, 0
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
     def run(self, *arguments):
         self.calls += 1
         return self.session.run(*arguments)
@@ -120,13 +140,16 @@ def served(place, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("gradio")
     before = os.environ.copy()
     os.environ["GRADIO_TEMP_DIR"] = str(scratch)
-    runs = [load_run(place/lesion) for lesion in LESIONS]
+    runs = [load_run(place / lesion) for lesion in LESIONS]
     runs = [replace(run, session=Counting(run.session)) for run in runs]
     warn = lambda photo, field: ["It is <i>odd</i>."] if photo.shape == (300, 300, 3) else []
     app = build_app(runs, warn)
     address = launch_app(app)
     from gradio_client import Client
-    client = Client(address, verbose=False, analytics_enabled=False, download_files=str(tmp_path_factory.mktemp("client")))
+
+    client = Client(
+        address, verbose=False, analytics_enabled=False, download_files=str(tmp_path_factory.mktemp("client"))
+    )
     yield SimpleNamespace(app=app, address=address, client=client, calls=lambda: sum(run.session.calls for run in runs))
     app.close()
     os.environ.clear()
@@ -135,21 +158,26 @@ def served(place, tmp_path_factory):
 
 def look(served, path, shown=LESIONS, opacity=0.5, limits=(0.432, 0.5)):
     from gradio_client import handle_file
+
     return served.client.predict(handle_file(path), list(shown), opacity, *limits, api_name="/segment")
 
 
 def test_upload_shows_what_the_command_finds(place, served):
-    said, picture, table, archive = look(served, place/"an eye.png")
+    said, picture, table, archive = look(served, place / "an eye.png")
     assert said == "" and served.calls() > 0
-    assert numbers(table) == {lesion: (int(row["count"]), int(row["area_pixels"])) for lesion, row in report(place).items()}
+    assert numbers(table) == {
+        lesion: (int(row["count"]), int(row["area_pixels"])) for lesion, row in report(place).items()
+    }
     assert "0.4322" in table  # the card's threshold, not the slider's step
-    seen = look_at(place/"an eye.png", [load_run(place/lesion) for lesion in LESIONS])
+    seen = look_at(place / "an eye.png", [load_run(place / lesion) for lesion in LESIONS])
     right = page_picture(seen, masks_at(seen, seen.thresholds), LESIONS)
-    assert np.abs(read_photo(picture).astype(int) - right).mean() < 4 < np.abs(right.astype(int) - seen.photo).mean() + 4
+    assert (
+        np.abs(read_photo(picture).astype(int) - right).mean() < 4 < np.abs(right.astype(int) - seen.photo).mean() + 4
+    )
 
 
 def test_sliders_and_layers_do_not_ask_the_network_again(place, served):
-    look(served, place/"an eye.png")
+    look(served, place / "an eye.png")
     calls = served.calls()
     for limits in ((0.9, 0.2), (0.1, 0.99)):
         picture, table, _ = served.client.predict(list(LESIONS), 0.5, *limits, api_name="/show")
@@ -161,38 +189,46 @@ def test_sliders_and_layers_do_not_ask_the_network_again(place, served):
 
 
 def test_archive_is_what_the_command_writes(place, served):
-    look(served, place/"an eye.png")
+    look(served, place / "an eye.png")
     archive, _ = served.client.predict(list(LESIONS), 0.5, 0.432, 0.5, api_name="/archive")
     assert_same_files(archive["value"] if isinstance(archive, dict) else archive, place)
 
 
 def test_a_bad_photograph_costs_one_sentence(place, served):
-    said, picture, table, _ = look(served, place/"page.jpg")
+    said, picture, table, _ = look(served, place / "page.jpg")
     assert re.sub("<.*?>", "", said) == "page.jpg is a web page and not a picture: download the picture itself."
     assert picture is None and table == "" and "problem" in said
-    assert look(served, place/"an eye.png")[0] == ""  # the next one is none the worse
+    assert look(served, place / "an eye.png")[0] == ""  # the next one is none the worse
 
 
 def test_warnings_are_shown_and_escaped(place, served, tmp_path):
-    write_png(tmp_path/"odd.png", phantom(5, 300, LESIONS).photo)
-    said, picture, _, _ = look(served, tmp_path/"odd.png")
+    write_png(tmp_path / "odd.png", phantom(5, 300, LESIONS).photo)
+    said, picture, _, _ = look(served, tmp_path / "odd.png")
     assert "warning" in said and "It is &lt;i&gt;odd&lt;/i&gt;." in said and picture
 
 
 def test_nothing_but_the_cache_is_served(place, served):
     from urllib.error import HTTPError
-    for path in (place/"an eye.png", "/etc/passwd", Path(__file__)):
-        with pytest.raises(HTTPError): FETCH(f"{served.address}gradio_api/file={str(path).replace(' ', '%20')}", timeout=60)
+
+    for path in (place / "an eye.png", "/etc/passwd", Path(__file__)):
+        with pytest.raises(HTTPError):
+            FETCH(f"{served.address}gradio_api/file={str(path).replace(' ', '%20')}", timeout=60)
 
 
 # ---- as a process, in a browser
 
+
 @contextmanager
 def process(place, *arguments, environment=()):
     """The app as the command runs it: the process and its address."""
-    models = [text for lesion in LESIONS for text in ("--model", str(place/lesion))]
-    started = subprocess.Popen([sys.executable, "-c", SCRIPT, "app", *models, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=os.environ | dict(environment))
+    models = [text for lesion in LESIONS for text in ("--model", str(place / lesion))]
+    started = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, "app", *models, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | dict(environment),
+    )
     try:
         line = started.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+/", line)
@@ -207,7 +243,9 @@ def wait(tab, expression, seconds=120):
     """Ask the page until the answer is true."""
     end = time.time() + seconds
     while not (answer := tab.evaluate(expression)):
-        assert time.time() < end, f"{expression} stayed {answer!r}; the page says: {tab.evaluate('document.body.innerText')[:500]}"
+        assert time.time() < end, (
+            f"{expression} stayed {answer!r}; the page says: {tab.evaluate('document.body.innerText')[:500]}"
+        )
         time.sleep(0.2)
     return answer
 
@@ -215,7 +253,11 @@ def wait(tab, expression, seconds=120):
 def upload(tab, path):
     """Give the page's file field a file, as dropping one does."""
     wait(tab, "document.querySelector('#photograph input[type=file]') != null")
-    node = tab.call("DOM.querySelector", nodeId=tab.call("DOM.getDocument")["root"]["nodeId"], selector="#photograph input[type=file]")["nodeId"]
+    node = tab.call(
+        "DOM.querySelector",
+        nodeId=tab.call("DOM.getDocument")["root"]["nodeId"],
+        selector="#photograph input[type=file]",
+    )["nodeId"]
     tab.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
 
@@ -231,42 +273,59 @@ PIXELS = "[...document.querySelectorAll('#table tr[data-lesion]')].map(row => ro
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_page_in_a_browser(place, tmp_path):
     pytest.importorskip("gradio")
-    temporary = tmp_path/"tmp"
+    temporary = tmp_path / "tmp"
     temporary.mkdir()
-    nowhere = dict(HTTP_PROXY="http://127.0.0.1:9", HTTPS_PROXY="http://127.0.0.1:9", NO_PROXY="", no_proxy="", TMPDIR=str(temporary))
+    nowhere = dict(
+        HTTP_PROXY="http://127.0.0.1:9",
+        HTTPS_PROXY="http://127.0.0.1:9",
+        NO_PROXY="",
+        no_proxy="",
+        TMPDIR=str(temporary),
+    )
     with process(place, environment=nowhere) as (started, address), Browser() as tab:
         tab.open(address)
-        upload(tab, place/"an eye.png")
+        upload(tab, place / "an eye.png")
         table = wait(tab, PIXELS)
-        assert numbers(table) == {lesion: (int(row["count"]), int(row["area_pixels"])) for lesion, row in report(place).items()}
+        assert numbers(table) == {
+            lesion: (int(row["count"]), int(row["area_pixels"])) for lesion, row in report(place).items()
+        }
         wait(tab, "document.querySelector('#picture img')?.complete")
         both, source = shown_picture(tab), tab.evaluate("document.querySelector('#picture img').src")
-        cv2.imwrite(str(tmp_path/"page.png"), tab.screenshot()[..., ::-1])  # to be looked at
+        cv2.imwrite(str(tmp_path / "page.png"), tab.screenshot()[..., ::-1])  # to be looked at
 
         tab.evaluate("document.querySelectorAll('#shown input[type=checkbox]')[0].click()")  # exudates away
         wait(tab, f"document.querySelector('#picture img').src != {source!r}")
-        seen = look_at(place/"an eye.png", [load_run(place/lesion) for lesion in LESIONS])
+        seen = look_at(place / "an eye.png", [load_run(place / lesion) for lesion in LESIONS])
         exudates = masks_at(seen, seen.thresholds)["exudates"]
         assert np.abs(both[exudates].astype(int) - seen.photo[exudates]).mean() > 10  # what was colored
-        assert np.abs(shown_picture(tab)[exudates].astype(int) - seen.photo[exudates]).mean() < 6  # is the photograph again
+        assert (
+            np.abs(shown_picture(tab)[exudates].astype(int) - seen.photo[exudates]).mean() < 6
+        )  # is the photograph again
         assert numbers(tab.evaluate(PIXELS)) == numbers(table)  # a layer that is not shown is still counted
 
-        tab.evaluate("(() => { let slider = document.querySelector('#threshold_exudates input[type=range]'); slider.value = '0.9';"
-                " for (let kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {bubbles: true})); })()")
+        tab.evaluate(
+            "(() => { let slider = document.querySelector('#threshold_exudates input[type=range]'); slider.value = '0.9';"
+            " for (let kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {bubbles: true})); })()"
+        )
         wait(tab, f"{PIXELS} != {table!r}")
         assert numbers(tab.evaluate(PIXELS)) == expected(place, dict(exudates=0.9, hemorrhages=0.5))
-        tab.evaluate("(() => { let slider = document.querySelector('#threshold_exudates input[type=range]'); slider.value = '0.432';"
-                " for (let kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {bubbles: true})); })()")
+        tab.evaluate(
+            "(() => { let slider = document.querySelector('#threshold_exudates input[type=range]'); slider.value = '0.432';"
+            " for (let kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {bubbles: true})); })()"
+        )
         wait(tab, f"{PIXELS} == {table!r}")
 
         tab.evaluate("document.querySelector('#make_archive').click()")
         link = wait(tab, "document.querySelector('#archive a[href*=\"/file=\"]')?.href")
-        with FETCH(link, timeout=60) as answer: (tmp_path/"lesions.zip").write_bytes(answer.read())
-        assert_same_files(tmp_path/"lesions.zip", place)
+        with FETCH(link, timeout=60) as answer:
+            (tmp_path / "lesions.zip").write_bytes(answer.read())
+        assert_same_files(tmp_path / "lesions.zip", place)
 
-        tab.evaluate("document.querySelector('#photograph button[aria-label=\"Clear\"], #photograph button[title=\"Clear\"]').click()")
+        tab.evaluate(
+            'document.querySelector(\'#photograph button[aria-label="Clear"], #photograph button[title="Clear"]\').click()'
+        )
         wait(tab, f"{PIXELS} == ''")
-        upload(tab, place/"page.jpg")
+        upload(tab, place / "page.jpg")
         sentence = wait(tab, "document.querySelector('#said .problem')?.innerText")
         assert sentence == "page.jpg is a web page and not a picture: download the picture itself."
         asked = tab.asked()
@@ -287,22 +346,30 @@ def test_the_model_of_the_package_is_the_default():
 
 def test_a_taken_port_is_one_sentence(place):
     import socket
+
     pytest.importorskip("gradio")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         parser = argparse.ArgumentParser()
         add_app(parser.add_subparsers())
-        arguments = parser.parse_args(["app", "--model", str(place/"exudates"), "--port", str(taken.getsockname()[1])])
+        arguments = parser.parse_args(
+            ["app", "--model", str(place / "exudates"), "--port", str(taken.getsockname()[1])]
+        )
         handler, environment = signal.getsignal(signal.SIGTERM), os.environ.copy()
-        with pytest.raises(RetinalError, match="choose another one with --port"): arguments.work(arguments)
+        with pytest.raises(RetinalError, match="choose another one with --port"):
+            arguments.work(arguments)
         assert signal.getsignal(signal.SIGTERM) is handler and os.environ.copy() == environment
 
 
 def test_it_listens_to_this_machine_alone(place, served):
     import socket
+
     port = int(served.address.rstrip("/").split(":")[-1])
     with open("/proc/net/tcp" if Path("/proc/net/tcp").exists() else os.devnull) as file:
-        listening = [line.split()[1] for line in file if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")]
-    if not listening: pytest.skip("this system does not list its sockets")
+        listening = [
+            line.split()[1] for line in file if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
+        ]
+    if not listening:
+        pytest.skip("this system does not list its sockets")
     assert listening == [f"0100007F:{port:04X}"] and socket.inet_aton("127.0.0.1") == b"\x7f\0\0\1"

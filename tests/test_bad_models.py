@@ -1,4 +1,5 @@
 """Run folders that must not be used: each gets one sentence, nothing of it is executed, and the process survives."""
+
 import json
 import os
 import pickle
@@ -11,15 +12,15 @@ import pytest
 from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy_runs import toy_card, toy_model, write_run, write_toy_run
-
-from retinal_tl.images import RetinalError
+from retinal_tl.core import RetinalError
 from retinal_tl.inference import classify, load_run, segment
+from toy_runs import toy_card, toy_model, write_run, write_toy_run
 
 
 def refusal(folder, kind=None):
     """The one sentence with which a run is refused."""
-    with pytest.raises(RetinalError) as caught: load_run(folder, kind)
+    with pytest.raises(RetinalError) as caught:
+        load_run(folder, kind)
     sentence = str(caught.value)
     assert "\n" not in sentence and sentence.endswith(".") and len(sentence) < 500, sentence
     assert str(folder) in sentence, sentence
@@ -28,77 +29,100 @@ def refusal(folder, kind=None):
 
 def change_card(folder, **changes):
     """Put values into a card as an attacker would, past `write_card`."""
-    path = folder/"card.json"
+    path = folder / "card.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_toy_run_is_accepted(tmp_path):
-    assert load_run(write_toy_run(tmp_path/"run")).card["lesion"] == "exudates"
-    assert load_run(str(write_toy_run(tmp_path/"side", side=160))).threshold == 0.5
+    assert load_run(write_toy_run(tmp_path / "run")).card["lesion"] == "exudates"
+    assert load_run(str(write_toy_run(tmp_path / "side", side=160))).threshold == 0.5
 
 
 def test_no_such_run(tmp_path):
-    assert "no such run" in refusal(tmp_path/"absent")
+    assert "no such run" in refusal(tmp_path / "absent")
 
 
 def test_not_a_run_folder(tmp_path):
     assert "not a run folder" in refusal(tmp_path)
-    run = write_toy_run(tmp_path/"run")
-    assert "not a run folder" in refusal(run/"model.onnx")
+    run = write_toy_run(tmp_path / "run")
+    assert "not a run folder" in refusal(run / "model.onnx")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x80\x04K\x01.", "[" * 200_000, '{"schema_version": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "null", "\x80\x04K\x01.", "[" * 200_000, '{"schema_version": ' + "9" * 5000 + "}"]
+)
 def test_card_that_is_none(tmp_path, text):
-    run = write_toy_run(tmp_path/"run")
-    (run/"card.json").write_bytes(text.encode("latin-1"))
+    run = write_toy_run(tmp_path / "run")
+    (run / "card.json").write_bytes(text.encode("latin-1"))
     refusal(run)
 
 
-@pytest.mark.parametrize("change, said", [
-    (dict(schema_version=2), "version 2"), (dict(schema_version="1"), "version"), (dict(kind="detector"), "kind"), (dict(lesion="../x"), "lesion"),
-    (dict(lesion=None), "lesion"), (dict(width=0), "width"), (dict(width=5), "width"), (dict(tile=10**9), "tile"), (dict(overlap=0.99), "overlap"),
-    (dict(threshold=-1), "threshold"), (dict(preprocessing=dict(diameter=9000, clahe="rgb")), "diameter"), (dict(status="training"), "half-written"),
-    (dict(preprocessing=dict(diameter=256, clahe="rgb", sharpen=1)), "settings"), (dict(files={"../../model.onnx": "0" * 64}), "may not"),
-    (dict(files={}), "not complete"), (dict(files={"model.onnx": "0" * 64}), "digest"), (dict(head=[]), "head")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(schema_version=2), "version 2"),
+        (dict(schema_version="1"), "version"),
+        (dict(kind="detector"), "kind"),
+        (dict(lesion="../x"), "lesion"),
+        (dict(lesion=None), "lesion"),
+        (dict(width=0), "width"),
+        (dict(width=5), "width"),
+        (dict(tile=10**9), "tile"),
+        (dict(overlap=0.99), "overlap"),
+        (dict(threshold=-1), "threshold"),
+        (dict(preprocessing=dict(diameter=9000, clahe="rgb")), "diameter"),
+        (dict(status="training"), "half-written"),
+        (dict(preprocessing=dict(diameter=256, clahe="rgb", sharpen=1)), "settings"),
+        (dict(files={"../../model.onnx": "0" * 64}), "may not"),
+        (dict(files={}), "not complete"),
+        (dict(files={"model.onnx": "0" * 64}), "digest"),
+        (dict(head=[]), "head"),
+    ],
+)
 def test_card_with_a_wrong_value(tmp_path, change, said):
-    run = write_toy_run(tmp_path/"run")
+    run = write_toy_run(tmp_path / "run")
     change_card(run, **change)
     assert said in refusal(run)
 
 
 def test_card_that_lacks_a_key(tmp_path):
-    run = write_toy_run(tmp_path/"run")
-    card = json.loads((run/"card.json").read_text())
+    run = write_toy_run(tmp_path / "run")
+    card = json.loads((run / "card.json").read_text())
     for key in ("schema_version", "kind", "preprocessing", "tile", "files"):
-        (run/"card.json").write_text(json.dumps({name: value for name, value in card.items() if name != key}))
+        (run / "card.json").write_text(json.dumps({name: value for name, value in card.items() if name != key}))
         assert key in refusal(run)
 
 
 def test_half_copied_model(tmp_path):
-    run = write_toy_run(tmp_path/"run")
-    contents = (run/"model.onnx").read_bytes()
-    (run/"model.onnx").write_bytes(contents[:-10])
+    run = write_toy_run(tmp_path / "run")
+    contents = (run / "model.onnx").read_bytes()
+    (run / "model.onnx").write_bytes(contents[:-10])
     assert "digest differs" in refusal(run)
-    (run/"model.onnx").unlink()
+    (run / "model.onnx").unlink()
     assert "half-written" in refusal(run)
-    os.mkfifo(run/"model.onnx")  # reading it would wait for ever
+    os.mkfifo(run / "model.onnx")  # reading it would wait for ever
     assert "half-written" in refusal(run)
 
 
 class Payload:
     """Unpickled, it would make a folder."""
-    def __init__(self, target): self.target = target
-    def __reduce__(self): return os.mkdir, (str(self.target),)
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
 
 
 def test_pickles_are_never_opened(tmp_path):
-    target = tmp_path/"executed"
+    target = tmp_path / "executed"
     contents = pickle.dumps(Payload(target))
-    refusal(write_run(tmp_path/"model", contents, toy_card()))
-    run = write_toy_run(tmp_path/"run")
-    for name in ("model.keras", "card.pkl", "history.csv"): (run/name).write_bytes(contents)  # beside a good model: not looked at
+    refusal(write_run(tmp_path / "model", contents, toy_card()))
+    run = write_toy_run(tmp_path / "run")
+    for name in ("model.keras", "card.pkl", "history.csv"):
+        (run / name).write_bytes(contents)  # beside a good model: not looked at
     load_run(run)
-    (run/"card.json").write_bytes(contents)
+    (run / "card.json").write_bytes(contents)
     refusal(run)
     assert not target.exists()
 
@@ -116,8 +140,9 @@ def external(model, location):
 
 @pytest.mark.parametrize("location", ["weights.bin", "/etc/passwd", "../weights.bin", "*/_ORT_MEM_ADDR_/*"])
 def test_external_data_is_refused(tmp_path, monkeypatch, location):
-    run = write_run(tmp_path/"run", external(toy_model(), location), toy_card())
-    for folder in (tmp_path, run): (folder/"weights.bin").write_bytes(np.ones(3, np.float32).tobytes())
+    run = write_run(tmp_path / "run", external(toy_model(), location), toy_card())
+    for folder in (tmp_path, run):
+        (folder / "weights.bin").write_bytes(np.ones(3, np.float32).tobytes())
     monkeypatch.chdir(run)
     assert "outside itself" in refusal(run)
 
@@ -126,7 +151,7 @@ def test_custom_operator_is_refused(tmp_path):
     model = toy_model()
     model.graph.node[0].op_type, model.graph.node[0].domain = "Evil", "evil.operators"
     model.opset_import.append(helper.make_opsetid("evil.operators", 1))
-    assert "ONNX Runtime" in refusal(write_run(tmp_path/"run", model, toy_card()))
+    assert "ONNX Runtime" in refusal(write_run(tmp_path / "run", model, toy_card()))
 
 
 def two_outputs():
@@ -137,43 +162,63 @@ def two_outputs():
 
 def other_type():
     model = toy_model()
-    for value in (*model.graph.input, *model.graph.output): value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
     for i, constant in enumerate(model.graph.initializer):
-        model.graph.initializer[i].CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant).astype(float), constant.name))
+        model.graph.initializer[i].CopyFrom(
+            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant).astype(float), constant.name)
+        )
     return model
 
 
-@pytest.mark.parametrize("model, card", [
-    (toy_model(), toy_card("classifier")), (toy_model("classifier"), toy_card()), (toy_model(side=480), toy_card()), (toy_model(channels=2), toy_card()),
-    (two_outputs(), toy_card()), (other_type(), toy_card()), (toy_model("classifier", side=160), toy_card("classifier"))])
+@pytest.mark.parametrize(
+    "model, card",
+    [
+        (toy_model(), toy_card("classifier")),
+        (toy_model("classifier"), toy_card()),
+        (toy_model(side=480), toy_card()),
+        (toy_model(channels=2), toy_card()),
+        (two_outputs(), toy_card()),
+        (other_type(), toy_card()),
+        (toy_model("classifier", side=160), toy_card("classifier")),
+    ],
+)
 def test_shapes_that_contradict_the_card(tmp_path, model, card):
-    assert "does not fit its card" in refusal(write_run(tmp_path/"run", model, card))
+    assert "does not fit its card" in refusal(write_run(tmp_path / "run", model, card))
 
 
 def test_shapes_that_only_a_try_shows(tmp_path):
     """A graph may leave its output's sides free and then give another size."""
     model = toy_model()
     pool = helper.make_node("MaxPool", ["turned"], ["small"], kernel_shape=[2, 2], strides=[2, 2])
-    there, back = (helper.make_node("Transpose", [a], [b], perm=p) for a, b, p in (("sum", "turned", [0, 3, 1, 2]), ("small", "shrunk", [0, 2, 3, 1])))
+    there, back = (
+        helper.make_node("Transpose", [a], [b], perm=p)
+        for a, b, p in (("sum", "turned", [0, 3, 1, 2]), ("small", "shrunk", [0, 2, 3, 1]))
+    )
     model.graph.node[1].input[0] = "shrunk"
-    for i, node in enumerate((there, pool, back)): model.graph.node.insert(1 + i, node)
-    assert "instead of" in refusal(write_run(tmp_path/"run", model, toy_card()))
+    for i, node in enumerate((there, pool, back)):
+        model.graph.node.insert(1 + i, node)
+    assert "instead of" in refusal(write_run(tmp_path / "run", model, toy_card()))
 
 
 def test_values_that_are_no_probabilities(tmp_path):
-    assert "not probabilities" in refusal(write_run(tmp_path/"nan", toy_model(rule=(0, 0, 0, float("nan"))), toy_card()))
+    assert "not probabilities" in refusal(
+        write_run(tmp_path / "nan", toy_model(rule=(0, 0, 0, float("nan"))), toy_card())
+    )
     logits = toy_model()
     logits.graph.node[-1].op_type = "Identity"
-    assert "not probabilities" in refusal(write_run(tmp_path/"logits", logits, toy_card()))
+    assert "not probabilities" in refusal(write_run(tmp_path / "logits", logits, toy_card()))
 
 
 def test_the_other_kind(tmp_path):
-    first, second = write_toy_run(tmp_path/"one", "classifier"), write_toy_run(tmp_path/"two")
+    first, second = write_toy_run(tmp_path / "one", "classifier"), write_toy_run(tmp_path / "two")
     assert "stage 2" in refusal(first, "segmenter")
     assert "stage 1" in refusal(second, "classifier")
     photo = np.zeros((64, 64, 3), np.uint8)
-    with pytest.raises(RetinalError, match="segmenter is needed"): segment(photo, first)
-    with pytest.raises(RetinalError, match="classifier is needed"): classify(photo, second)
+    with pytest.raises(RetinalError, match="segmenter is needed"):
+        segment(photo, first)
+    with pytest.raises(RetinalError, match="classifier is needed"):
+        classify(photo, second)
 
 
 def test_random_bytes(tmp_path):
@@ -181,7 +226,10 @@ def test_random_bytes(tmp_path):
     contents, rng = bytearray(toy_model().SerializeToString()), np.random.default_rng(0)
     for i in range(60):
         damaged = contents.copy()
-        for place in rng.integers(0, len(damaged), 3): damaged[place] = rng.integers(256)
-        run = write_run(tmp_path/str(i), bytes(damaged), toy_card())
-        try: load_run(run)
-        except RetinalError as error: assert "\n" not in str(error)
+        for place in rng.integers(0, len(damaged), 3):
+            damaged[place] = rng.integers(256)
+        run = write_run(tmp_path / str(i), bytes(damaged), toy_card())
+        try:
+            load_run(run)
+        except RetinalError as error:
+            assert "\n" not in str(error)

@@ -1,4 +1,5 @@
 """The models that come with the package: what they say is pinned, so that a later change that hurts them is seen."""
+
 import os
 from pathlib import Path
 
@@ -7,15 +8,18 @@ import pytest
 
 from retinal_tl import classify, segment
 from retinal_tl.cards import check_files
+from retinal_tl.core import LESIONS
 from retinal_tl.datasets import read_idrid
-from retinal_tl.images import LESIONS, read_mask
+from retinal_tl.images import read_mask
 from retinal_tl.inference import load_run
 from retinal_tl.metrics import average_precision, pixel_histogram
 from retinal_tl.synthetic import phantom
 
 # Mean probability over a phantom of 700 pixels, as measured when the models landed (2026-11-26).
-SEGMENTER = {11: dict(exudates=0.002884, hemorrhages=0.004174, microaneurysms=8.547e-05, soft_exudates=4.696e-06),
-             12: dict(exudates=0.004074, hemorrhages=0.009503, microaneurysms=6.829e-05, soft_exudates=2.891e-05)}
+SEGMENTER = {
+    11: dict(exudates=0.002884, hemorrhages=0.004174, microaneurysms=8.547e-05, soft_exudates=4.696e-06),
+    12: dict(exudates=0.004074, hemorrhages=0.009503, microaneurysms=6.829e-05, soft_exudates=2.891e-05),
+}
 CLASSIFIER = {17: 0.704, 18: 0.513, 20: 0.245}
 IDRID = os.environ.get("RETINAL_TL_IDRID")
 
@@ -65,4 +69,6 @@ def test_segmenter_on_its_validation_photographs():
             mask = np.zeros(probability.shape, bool) if path is None else read_mask(path, probability.shape)
             counted[lesion].append(pixel_histogram(probability, mask))
     for lesion, histograms in counted.items():
-        assert average_precision(sum(histograms)) == pytest.approx(run.card["metrics"]["validation"][lesion]["aupr"], abs=0.01), lesion
+        assert average_precision(sum(histograms)) == pytest.approx(
+            run.card["metrics"]["validation"][lesion]["aupr"], abs=0.01
+        ), lesion

@@ -1,13 +1,24 @@
 """Heat maps of the classifier, on whichever backend KERAS_BACKEND names."""
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
 from retinal_tl.classifier import POOLINGS, build_classifier
+from retinal_tl.core import RetinalError
 from retinal_tl.encoders import ENCODERS, build_encoder, encoder_of
-from retinal_tl.gradcam import class_maps, evidence, first_center, grad_cam, gradient, lesion_mass, lesion_score, mass_on_lesions, photo_heat
-from retinal_tl.images import RetinalError
+from retinal_tl.gradcam import (
+    class_maps,
+    evidence,
+    first_center,
+    grad_cam,
+    gradient,
+    lesion_mass,
+    lesion_score,
+    mass_on_lesions,
+    photo_heat,
+)
 from retinal_tl.preprocess import FieldOfView, Prepared
 
 WIDTH, SIDE = 0.125, 64
@@ -19,14 +30,14 @@ def noise(count=1, side=SIDE, seed=0):
 
 def block_means(image, side):
     """Means over squares of `side` pixels: (n, h, w, c) to (n, h / side, w / side, c)."""
-    return image.reshape(len(image), image.shape[1]//side, side, image.shape[2]//side, side, -1).mean((2, 4))
+    return image.reshape(len(image), image.shape[1] // side, side, image.shape[2] // side, side, -1).mean((2, 4))
 
 
 @pytest.fixture
 def linear():
     """A classifier without ReLU: means over 8 x 8 pixels, mixed to three channels, pooled, weighted."""
     photo, whole = keras.Input((None, None, 3)), keras.Input((None, None, 3))
-    pooled = layers.AveragePooling2D(8)(layers.Rescaling(1/255)(photo))
+    pooled = layers.AveragePooling2D(8)(layers.Rescaling(1 / 255)(photo))
     encoder = keras.Model(photo, [pooled, layers.Conv2D(3, 1, use_bias=False, name="mix")(pooled)], name="encoder")
     x = layers.GlobalAveragePooling2D()(encoder(whole)[-1])
     model = keras.Model(whole, layers.Dense(1, "sigmoid", name="lesion")(x))
@@ -37,10 +48,14 @@ def linear():
 
 def test_closed_form(linear):
     photos = noise(2)
-    mix, weights = encoder_of(linear).get_layer("mix").get_weights()[0][0, 0], linear.get_layer("lesion").get_weights()[0][:, 0]
-    expected = np.maximum(block_means(photos/255, 8)@mix@weights, 0)/64
+    mix, weights = (
+        encoder_of(linear).get_layer("mix").get_weights()[0][0, 0],
+        linear.get_layer("lesion").get_weights()[0][:, 0],
+    )
+    expected = np.maximum(block_means(photos / 255, 8) @ mix @ weights, 0) / 64
     assert 0 < (expected > 0).mean() < 1
-    for map_index in (-1, 0): np.testing.assert_allclose(class_maps(linear, photos, map_index), expected, rtol=1e-4, atol=1e-7)
+    for map_index in (-1, 0):
+        np.testing.assert_allclose(class_maps(linear, photos, map_index), expected, rtol=1e-4, atol=1e-7)
     heat = grad_cam(linear, photos[0])
     centers = heat[3::8, 3::8]  # up to half a pixel from the centers of positions
     assert heat.max() == 1 and np.corrcoef(centers.ravel(), expected[0].ravel())[0, 1] > 0.99
@@ -50,19 +65,24 @@ def test_closed_form(linear):
 def test_score_is_what_the_sigmoid_gets(pooling, map_index):
     model = build_classifier("vgg16", WIDTH, pooling, dense=(8,), image_size=SIDE)
     score = ops.convert_to_numpy(lesion_score(model, map_index)(encoder_of(model)(noise())[map_index]))
-    np.testing.assert_allclose(1/(1+np.exp(-score)), ops.convert_to_numpy(model(noise())), atol=1e-5)
+    np.testing.assert_allclose(1 / (1 + np.exp(-score)), ops.convert_to_numpy(model(noise())), atol=1e-5)
 
 
 def test_gradient_is_that_of_finite_differences():
     keras.utils.set_random_seed(0)
     model = build_classifier("vgg16_cbam", WIDTH, "logsumexp", dense=(8,))
     features = ops.convert_to_numpy(encoder_of(model)(noise())[3])
-    features = features+np.random.default_rng(1).uniform(0, 0.1, features.shape).astype("float32")  # no ties for the pooling to break
+    features = features + np.random.default_rng(1).uniform(0, 0.1, features.shape).astype(
+        "float32"
+    )  # no ties for the pooling to break
     score = lesion_score(model, 3)
     slopes = ops.convert_to_numpy(gradient(score, ops.convert_to_tensor(features)))
-    direction = slopes/np.linalg.norm(slopes)
-    change = [float(ops.convert_to_numpy(score(ops.convert_to_tensor(features+sign*1e-3*direction)))[0, 0]) for sign in (1, -1)]
-    assert (change[0]-change[1])/2e-3 == pytest.approx(float((slopes*direction).sum()), rel=0.05)
+    direction = slopes / np.linalg.norm(slopes)
+    change = [
+        float(ops.convert_to_numpy(score(ops.convert_to_tensor(features + sign * 1e-3 * direction)))[0, 0])
+        for sign in (1, -1)
+    ]
+    assert (change[0] - change[1]) / 2e-3 == pytest.approx(float((slopes * direction).sum()), rel=0.05)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -74,27 +94,32 @@ def test_every_encoder_and_map(name):
     for heat in heats:
         assert heat.shape == (2, 40, 40) and heat.dtype == np.float32 and np.isfinite(heat).all() and heat.min() >= 0
     np.testing.assert_array_equal(evidence(model, noise(2, 40)), heats[0])  # no dropout, no chance
-    for before, after in zip(weights, model.get_weights()): np.testing.assert_array_equal(before, after)
-    with pytest.raises(RetinalError, match="There is no feature map 5: the encoder has 5"): grad_cam(model, noise()[0], 5)
+    for before, after in zip(weights, model.get_weights()):
+        np.testing.assert_array_equal(before, after)
+    with pytest.raises(RetinalError, match="There is no feature map 5: the encoder has 5"):
+        grad_cam(model, noise()[0], 5)
 
 
 @pytest.mark.parametrize("name, map_index", [("vgg16", 3), ("resnet50", 2)])
 def test_positions_look_where_first_center_says(name, map_index):
     """The center of what one position's value depends on; kernels without sign or slant, so that nothing cancels or leans."""
     encoder = build_encoder(name, WIDTH)
-    kernels = [np.abs(weight+weight[::-1, ::-1]) if weight.ndim == 4 else weight for weight in encoder.get_weights()]
-    encoder.set_weights([kernel/kernel.sum((0, 1, 2)) if kernel.ndim == 4 else kernel for kernel in kernels])
+    kernels = [np.abs(weight + weight[::-1, ::-1]) if weight.ndim == 4 else weight for weight in encoder.get_weights()]
+    encoder.set_weights([kernel / kernel.sum((0, 1, 2)) if kernel.ndim == 4 else kernel for kernel in kernels])
     side, step = 256, 8
-    def middle(x): return encoder(x)[map_index][:, 15, 16]
+
+    def middle(x):
+        return encoder(x)[map_index][:, 15, 16]
+
     slopes = ops.convert_to_numpy(gradient(middle, ops.convert_to_tensor(noise(1, side))))[0].sum(-1)
-    center = [(slopes*axis).sum()/slopes.sum() for axis in np.mgrid[:side, :side]]
+    center = [(slopes * axis).sum() / slopes.sum() for axis in np.mgrid[:side, :side]]
     first = first_center(encoder, step)
-    np.testing.assert_allclose(center, [first+15*step, first+16*step], atol=step/6)
+    np.testing.assert_allclose(center, [first + 15 * step, first + 16 * step], atol=step / 6)
 
 
 def lesion_on_gray(row, column, side=512):
     photo = np.full((1, side, side, 3), 110, "float32")
-    photo[:, row:row+12, column:column+12] = (240, 220, 120)
+    photo[:, row : row + 12, column : column + 12] = (240, 220, 120)
     return photo
 
 
@@ -106,13 +131,13 @@ def test_heat_follows_a_shifted_lesion(pooling):
     kernel = model.get_layer("lesion" if pooling == "average" else "scores").weights[0]
     gray = np.full((1, 512, 512, 3), 110, "float32")
     flat, lesion = (ops.convert_to_numpy(encoder_of(model)(photo)[-1])[0] for photo in (gray, lesion_on_gray(240, 240)))
-    kernel.assign(np.reshape((lesion-flat).sum((0, 1)), kernel.shape))  # a score that the lesion raises
-    first, second = (evidence(model, lesion_on_gray(*place))[0] for place in ((240, 240), (240+16, 240-32)))
+    kernel.assign(np.reshape((lesion - flat).sum((0, 1)), kernel.shape))  # a score that the lesion raises
+    first, second = (evidence(model, lesion_on_gray(*place))[0] for place in ((240, 240), (240 + 16, 240 - 32)))
     far = first[200, 312]
-    window, moved = first[206:286, 206:286], second[206+16:286+16, 206-32:286-32]
+    window, moved = first[206:286, 206:286], second[206 + 16 : 286 + 16, 206 - 32 : 286 - 32]
     peak = np.add(np.unravel_index(window.argmax(), window.shape), 206)
-    assert window.max() > 1.05*far and np.hypot(*(peak-245.5)) < 24
-    np.testing.assert_allclose(moved, window, atol=1e-4*window.max())
+    assert window.max() > 1.05 * far and np.hypot(*(peak - 245.5)) < 24
+    np.testing.assert_allclose(moved, window, atol=1e-4 * window.max())
 
 
 def test_whole_photograph_in_tiles_and_at_once(linear):
@@ -128,17 +153,26 @@ def test_whole_photograph_in_tiles_and_at_once(linear):
         assert heat.shape == shape and heat.dtype == np.float32 and heat.max() == 1
         assert not heat[~prepared.field.mask(shape)].any()
         row, column = np.argwhere(heat > 0.9).mean(0)
-        assert abs(row-(150+(103.5-127.5)*280/256)) < 2 and abs(column-(210+(167.5-127.5)*280/256)) < 2
-    with pytest.raises(RetinalError, match="multiple of 32"): photo_heat(linear, prepared, tile=50)
+        assert (
+            abs(row - (150 + (103.5 - 127.5) * 280 / 256)) < 2 and abs(column - (210 + (167.5 - 127.5) * 280 / 256)) < 2
+        )
+    with pytest.raises(RetinalError, match="multiple of 32"):
+        photo_heat(linear, prepared, tile=50)
 
 
 def test_uniform_map_has_the_share_of_the_mask():
     rng = np.random.default_rng(0)
     masks = rng.random((3, 30, 40)) < 0.1
-    items = [(str(i), np.full((30, 40), value, np.float32), masks[i], np.ones((30, 40), bool)) for i, value in enumerate((0.2, 1, 0.7))]
-    for _, heat, mask, _ in items: assert lesion_mass(heat, mask) == pytest.approx(mask.mean(), rel=1e-6)
+    items = [
+        (str(i), np.full((30, 40), value, np.float32), masks[i], np.ones((30, 40), bool))
+        for i, value in enumerate((0.2, 1, 0.7))
+    ]
+    for _, heat, mask, _ in items:
+        assert lesion_mass(heat, mask) == pytest.approx(mask.mean(), rel=1e-6)
     found = mass_on_lesions(items)
-    assert found["mass"] == pytest.approx(found["chance"]) and found["gain"] == pytest.approx(1) and found["images"] == 3
+    assert (
+        found["mass"] == pytest.approx(found["chance"]) and found["gain"] == pytest.approx(1) and found["images"] == 3
+    )
     assert found["gain_interval"] == pytest.approx([1, 1])
 
 
@@ -148,7 +182,9 @@ def test_interval_holds_the_truth_as_often_as_it_says():
     mask, field = np.eye(2, dtype=bool), np.ones((2, 2), bool)
     for i in range(200):
         shares = rng.beta(4, 8, 30)
-        heats = [np.array([[share/2, (1-share)/2], [(1-share)/2, share/2]]) for share in shares]
-        low, high = mass_on_lesions([(str(j), heat, mask, field) for j, heat in enumerate(heats)], n=500, seed=i)["mass_interval"]
-        held += low <= 4/12 <= high
-    assert 0.88 <= held/200 <= 0.99
+        heats = [np.array([[share / 2, (1 - share) / 2], [(1 - share) / 2, share / 2]]) for share in shares]
+        low, high = mass_on_lesions([(str(j), heat, mask, field) for j, heat in enumerate(heats)], n=500, seed=i)[
+            "mass_interval"
+        ]
+        held += low <= 4 / 12 <= high
+    assert 0.88 <= held / 200 <= 0.99

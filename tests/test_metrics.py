@@ -1,14 +1,29 @@
 """Metrics against scikit-learn, on random and degenerate maps, and properties that hold for any map."""
+
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sk
 
-from retinal_tl.images import RetinalError
+from retinal_tl.core import RetinalError
 from retinal_tl.metrics import (
-    BINS, average_precision, best_threshold, binary_metrics, bootstrap_interval, coarsen, confusion, confusions,
-    eleven_point_aupr, pixel_histogram, quantize, roc_auc, threshold_for_sensitivity, trivial_accuracy)
+    BINS,
+    average_precision,
+    best_threshold,
+    binary_metrics,
+    bootstrap_interval,
+    coarsen,
+    confusion,
+    confusions,
+    eleven_point_aupr,
+    pixel_histogram,
+    quantize,
+    roc_auc,
+    threshold_for_sensitivity,
+    trivial_accuracy,
+)
 
 TOP = BINS - 1
 few_examples = settings(max_examples=50, deadline=None)
@@ -23,10 +38,13 @@ def random_map(seed, share, levels):
 
 
 cases = [random_map(seed, share, levels) for seed, share in enumerate((0.5, 0.02, 0.9)) for levels in (2, 11, 65536)]
-cases += [(np.arange(50) < 20, np.full(50, level, "uint16")) for level in (0, 1, 30000, TOP)]     # one level, all tied
-cases += [(np.arange(50) < 20, np.where(np.arange(50) < 20, 40000, 300).astype("uint16")),        # perfect
-          (np.arange(50) < 20, np.where(np.arange(50) < 20, 300, 40000).astype("uint16")),        # the wrong way round
-          (np.arange(2) < 1, np.array([5, 5], "uint16")), (np.ones(30, bool), np.arange(30, dtype="uint16"))]
+cases += [(np.arange(50) < 20, np.full(50, level, "uint16")) for level in (0, 1, 30000, TOP)]  # one level, all tied
+cases += [
+    (np.arange(50) < 20, np.where(np.arange(50) < 20, 40000, 300).astype("uint16")),  # perfect
+    (np.arange(50) < 20, np.where(np.arange(50) < 20, 300, 40000).astype("uint16")),  # the wrong way round
+    (np.arange(2) < 1, np.array([5, 5], "uint16")),
+    (np.ones(30, bool), np.arange(30, dtype="uint16")),
+]
 with_lesion = pytest.mark.parametrize("truth, level", cases)
 
 
@@ -34,8 +52,10 @@ with_lesion = pytest.mark.parametrize("truth, level", cases)
 def test_areas_agree_with_scikit_learn(truth, level):
     h = pixel_histogram(level, truth)
     assert average_precision(h) == pytest.approx(sk.average_precision_score(truth, level), abs=1e-12)
-    if not truth.all(): assert roc_auc(h) == pytest.approx(sk.roc_auc_score(truth, level), abs=1e-12)
-    else: assert np.isnan(roc_auc(h))
+    if not truth.all():
+        assert roc_auc(h) == pytest.approx(sk.roc_auc_score(truth, level), abs=1e-12)
+    else:
+        assert np.isnan(roc_auc(h))
 
 
 @with_lesion
@@ -45,11 +65,13 @@ def test_counts_agree_with_scikit_learn(truth, level, threshold):
     at = confusion(h, threshold)
     assert (at.tn, at.fp, at.fn, at.tp) == tuple(sk.confusion_matrix(truth, called, labels=[False, True]).ravel())
     assert at.accuracy == pytest.approx(sk.accuracy_score(truth, called))
-    for ours, theirs in ((at.sensitivity, sk.recall_score(truth, called, zero_division=np.nan)),
-                         (at.specificity, sk.recall_score(~truth, ~called, zero_division=np.nan)),
-                         (at.precision, sk.precision_score(truth, called, zero_division=np.nan)),
-                         (at.dice, sk.f1_score(truth, called, zero_division=np.nan)),
-                         (at.iou, sk.jaccard_score(truth, called))):
+    for ours, theirs in (
+        (at.sensitivity, sk.recall_score(truth, called, zero_division=np.nan)),
+        (at.specificity, sk.recall_score(~truth, ~called, zero_division=np.nan)),
+        (at.precision, sk.precision_score(truth, called, zero_division=np.nan)),
+        (at.dice, sk.f1_score(truth, called, zero_division=np.nan)),
+        (at.iou, sk.jaccard_score(truth, called)),
+    ):
         assert ours == pytest.approx(theirs, nan_ok=True)
     every, index = confusions(h), round(threshold * TOP)
     assert (every.tp[index], every.fp[index], every.fn[index], every.tn[index]) == (at.tp, at.fp, at.fn, at.tn)
@@ -68,8 +90,15 @@ def test_eleven_points_as_written_out(truth, level):
 def test_no_lesion_is_nan_not_a_number_to_average():
     h = pixel_histogram(np.linspace(0, 1, 100), np.zeros(100, bool))
     empty = pixel_histogram(np.zeros(5), np.zeros(5))
-    for value in (average_precision(h), eleven_point_aupr(h), roc_auc(h), best_threshold(h),
-                  threshold_for_sensitivity(h, 0.9), confusion(h, 0.5).sensitivity, confusion(empty, 0.5).dice):
+    for value in (
+        average_precision(h),
+        eleven_point_aupr(h),
+        roc_auc(h),
+        best_threshold(h),
+        threshold_for_sensitivity(h, 0.9),
+        confusion(h, 0.5).sensitivity,
+        confusion(empty, 0.5).dice,
+    ):
         assert np.isnan(value)
     assert confusion(h, 0.5).specificity == 0.5 and trivial_accuracy(h) == 1
     assert np.isnan(bootstrap_interval([h])).all()
@@ -89,7 +118,8 @@ def test_all_lesion():
 
 @pytest.mark.parametrize("bad", [[0.5, np.nan], [-0.1, 0.5], [0.5, np.inf], [0, 1], np.array([0, 255], "uint8")])
 def test_values_that_are_no_probabilities(bad):
-    with pytest.raises(RetinalError): pixel_histogram(np.array(bad), np.array([True, False]))
+    with pytest.raises(RetinalError):
+        pixel_histogram(np.array(bad), np.array([True, False]))
 
 
 def test_kinds_of_arrays_count_alike():
@@ -104,9 +134,16 @@ def test_kinds_of_arrays_count_alike():
 # Properties of any map: pairs of truth and level
 levels = st.one_of(st.integers(0, 5), st.integers(0, TOP), st.just(TOP))  # with many ties
 pixels = st.integers(1, 200).flatmap(
-    lambda n: st.tuples(arrays.arrays(bool, n), arrays.arrays(np.uint16, n, elements=levels)))
-figures = (average_precision, eleven_point_aupr, roc_auc, trivial_accuracy, best_threshold,
-           lambda h: confusion(h, 0.5).dice)
+    lambda n: st.tuples(arrays.arrays(bool, n), arrays.arrays(np.uint16, n, elements=levels))
+)
+figures = (
+    average_precision,
+    eleven_point_aupr,
+    roc_auc,
+    trivial_accuracy,
+    best_threshold,
+    lambda h: confusion(h, 0.5).dice,
+)
 
 
 @few_examples
@@ -115,7 +152,8 @@ def test_order_of_pixels_does_not_matter(map, random):
     truth, level = map
     order = random.sample(range(len(truth)), len(truth))
     before, after = pixel_histogram(level, truth), pixel_histogram(level[order], truth[order])
-    for figure in figures: assert figure(after) == pytest.approx(figure(before), nan_ok=True)
+    for figure in figures:
+        assert figure(after) == pytest.approx(figure(before), nan_ok=True)
 
 
 @few_examples
@@ -123,7 +161,8 @@ def test_order_of_pixels_does_not_matter(map, random):
 def test_joining_histograms_is_joining_pixels(first, second, third):
     a, b, c = (pixel_histogram(level, truth) for truth, level in (first, second, third))
     joined = pixel_histogram(*(np.concatenate(parts) for parts in zip(first[::-1], second[::-1], third[::-1])))
-    for total in (a + b + c, c + (b + a), sum([b, c, a])): assert (total.counts == joined.counts).all()
+    for total in (a + b + c, c + (b + a), sum([b, c, a])):
+        assert (total.counts == joined.counts).all()
     assert ((coarsen(a) + coarsen(b) + coarsen(c)).counts == coarsen(joined).counts).all()
 
 
@@ -149,11 +188,13 @@ def test_thresholds_do_what_they_are_asked(map, sensitivity):
     h = pixel_histogram(level, truth)
     for by in ("dice", "iou", "youden"):
         ratios = getattr(confusions(h), by)
-        if np.isnan(ratios).all(): continue  # no background: specificity is not defined
+        if np.isnan(ratios).all():
+            continue  # no background: specificity is not defined
         assert getattr(confusion(h, best_threshold(h, by)), by) == pytest.approx(np.nanmax(ratios))
     threshold = threshold_for_sensitivity(h, sensitivity)
     assert confusion(h, threshold).sensitivity >= sensitivity
-    if threshold < 1 and sensitivity > 0: assert confusion(h, threshold + 1 / TOP).sensitivity < sensitivity
+    if threshold < 1 and sensitivity > 0:
+        assert confusion(h, threshold + 1 / TOP).sensitivity < sensitivity
 
 
 @few_examples
@@ -201,7 +242,9 @@ def test_classifier_figures_agree_with_scikit_learn():
 
 def test_a_whole_photograph_in_time_and_memory():
     "4288 x 2848 in under 0.5 s of processor time (a busy machine must not fail it) and 100 MB beside the map."
-    import time, tracemalloc
+    import time
+    import tracemalloc
+
     rng = np.random.default_rng(0)
     probability = rng.random((2848, 4288), "float32") ** 4
     mask = probability > rng.random((2848, 4288), "float32")
@@ -210,6 +253,9 @@ def test_a_whole_photograph_in_time_and_memory():
     average_precision(h), roc_auc(h), eleven_point_aupr(h), best_threshold(h), confusion(h, 0.5)
     assert time.process_time() - start < 0.5
     tracemalloc.start()
-    try: pixel_histogram(probability, mask, mask)
-    finally: peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+    try:
+        pixel_histogram(probability, mask, mask)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
     assert peak < 100e6

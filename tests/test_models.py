@@ -1,4 +1,5 @@
 """Encoders, classifier, segmenter and transfer, for all four encoders, on whichever backend KERAS_BACKEND names."""
+
 import keras
 import numpy as np
 import pytest
@@ -23,8 +24,11 @@ def masks(photos):
 
 def snapshot(model):
     """Every weight of a model, in the order of layers, as (layer name, weight name) to array; means and variances included."""
-    return {(layer.name, weight.path): np.array(keras.ops.convert_to_numpy(weight))
-            for layer in model.layers for weight in layer.weights}
+    return {
+        (layer.name, weight.path): np.array(keras.ops.convert_to_numpy(weight))
+        for layer in model.layers
+        for weight in layer.weights
+    }
 
 
 def changed_classifier(name):
@@ -43,13 +47,17 @@ def fit(segmenter, photos, masks, eagerly):
 
 def assert_equal(first, second):
     assert first.keys() == second.keys()
-    for key in first: assert np.array_equal(first[key], second[key]), key
+    for key in first:
+        assert np.array_equal(first[key], second[key]), key
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_frozen_stays_and_finetune_moves(name, photos, masks):
-    if keras.backend.backend() != "tensorflow" and not name.endswith("_cbam"): pytest.skip("the encoder with attention has all of its layers, and XLA takes its time")
-    eagerly = keras.backend.backend() == "tensorflow" and name != "vgg16"  # two steps are sooner made than compiled; once they are compiled
+    if keras.backend.backend() != "tensorflow" and not name.endswith("_cbam"):
+        pytest.skip("the encoder with attention has all of its layers, and XLA takes its time")
+    eagerly = (
+        keras.backend.backend() == "tensorflow" and name != "vgg16"
+    )  # two steps are sooner made than compiled; once they are compiled
     classifier = changed_classifier(name)
     theirs = snapshot(encoder_of(classifier))
     assert all(value.all() for (_, path), value in theirs.items() if path.endswith("moving_mean"))
@@ -110,7 +118,8 @@ def test_a_saved_classifier_is_the_same(pooling, photos, tmp_path):
 def test_a_float32_twin_takes_the_weights_of_mixed_precision(name, photos):
     keras.utils.set_random_seed(2)
     mixed, twin = build_segmenter(name, WIDTH, dtype="mixed_bfloat16"), build_segmenter(name, WIDTH)
-    for _ in range(10): mixed(photos, training=True)  # without running statistics the residual sums of a ResNet50 grow too large
+    for _ in range(10):
+        mixed(photos, training=True)  # without running statistics the residual sums of a ResNet50 grow too large
     assert {weight.dtype for weight in mixed.weights} == {"float32"}
     twin.set_weights(mixed.get_weights())
     first, second = np.asarray(mixed(photos)), np.asarray(twin(photos))
@@ -133,8 +142,10 @@ def test_sides_are_multiples_of_32(name):
     segmenter = build_segmenter(name, WIDTH)
     shape = (1, SIDE_MULTIPLE, 3 * SIDE_MULTIPLE)
     assert segmenter(np.zeros((*shape, 3))).shape == (*shape, 1)
-    with pytest.raises(Exception): segmenter(np.zeros((1, 33, 64, 3)))
-    with pytest.raises(Exception): segmenter(np.zeros((1, 64, 40, 3)))
+    with pytest.raises(Exception):
+        segmenter(np.zeros((1, 33, 64, 3)))
+    with pytest.raises(Exception):
+        segmenter(np.zeros((1, 64, 40, 3)))
 
 
 @pytest.mark.parametrize("name", ["vgg16_cbam", "resnet50_cbam"])
@@ -147,8 +158,12 @@ def test_each_photo_of_a_batch_counts_for_itself(name, photos):
 
 def test_l2_is_paid_for_every_convolution_of_the_encoder_and_decoder():
     segmenter = build_segmenter("vgg16", WIDTH, l2=0.01)
-    kernels = [layer.kernel for part in ("encoder", "decoder") for layer in segmenter.get_layer(part).layers
-               if isinstance(layer, keras.layers.Conv2D)]
+    kernels = [
+        layer.kernel
+        for part in ("encoder", "decoder")
+        for layer in segmenter.get_layer(part).layers
+        if isinstance(layer, keras.layers.Conv2D)
+    ]
     expected = 0.01 * sum(float(keras.ops.sum(keras.ops.square(kernel))) for kernel in kernels)
     assert float(sum(segmenter.losses)) == pytest.approx(expected, rel=1e-4)
 
@@ -157,6 +172,7 @@ def test_same_seed_same_weights():
     def weights():
         keras.utils.set_random_seed(7)
         return build_segmenter("vgg16_cbam", WIDTH).get_weights()
+
     assert all(np.array_equal(*pair) for pair in zip(weights(), weights()))
 
 
@@ -167,21 +183,30 @@ def test_cbam_from_the_equations():
     cbam = CBAM()
     cbam(features)
     squeeze, excite = (np.array(weight, "float64") for weight in cbam.channel.get_weights())
-    kernel, = (np.array(weight, "float64") for weight in cbam.spatial.get_weights())
+    (kernel,) = (np.array(weight, "float64") for weight in cbam.spatial.get_weights())
     assert squeeze.shape == (256, 16) and kernel.shape == (7, 7, 2, 1)
 
-    def sigmoid(x): return 1 / (1 + np.exp(-x))
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
     pooled = features.mean((1, 2)), features.max((1, 2))
     channel = sigmoid(sum(np.maximum(x @ squeeze, 0) @ excite for x in pooled))
     refined = features * channel[:, None, None]
     maps = np.pad(np.stack([refined.mean(-1), refined.max(-1)], -1), ((0, 0), (3, 3), (3, 3), (0, 0)))
-    spatial = sigmoid(sum(maps[:, i:i + 6, j:j + 9] @ kernel[i, j] for i in range(7) for j in range(7)))
+    spatial = sigmoid(sum(maps[:, i : i + 6, j : j + 9] @ kernel[i, j] for i in range(7) for j in range(7)))
     np.testing.assert_allclose(np.asarray(cbam(features)), refined * spatial, atol=1e-5)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras writes ONNX on the TensorFlow backend")
-@pytest.mark.parametrize("build", [lambda: build_segmenter("vgg16_cbam", WIDTH), lambda: build_segmenter("resnet50_cbam", WIDTH),
-                                   lambda: build_classifier("vgg16", WIDTH, "logsumexp")], ids=["vgg16", "resnet50", "classifier"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: build_segmenter("vgg16_cbam", WIDTH),
+        lambda: build_segmenter("resnet50_cbam", WIDTH),
+        lambda: build_classifier("vgg16", WIDTH, "logsumexp"),
+    ],
+    ids=["vgg16", "resnet50", "classifier"],
+)
 def test_the_layers_survive_as_onnx(build, photos, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     model = build()

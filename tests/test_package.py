@@ -1,4 +1,5 @@
 """What a stranger gets: a wheel and an sdist that build, and a wheel that works alone in a clean environment."""
+
 import os
 import shutil
 import subprocess
@@ -26,8 +27,9 @@ def run(*command, cwd, **variables):
 def source(tmp_path_factory):
     """A copy of what building needs: building leaves files beside setup.py."""
     folder = tmp_path_factory.mktemp("source")
-    for name in ("settings.ini", "setup.py", "MANIFEST.in", "README.md", "LICENSE"): shutil.copy(REPOSITORY/name, folder)
-    shutil.copytree(REPOSITORY/"retinal_tl", folder/"retinal_tl", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("settings.ini", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, folder)
+    shutil.copytree(REPOSITORY / "retinal_tl", folder / "retinal_tl", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
@@ -43,21 +45,30 @@ def distributions(source, tmp_path_factory):
 def clean_python(distributions, tmp_path_factory):
     """The Python of an environment that holds the wheel and what it asks for, nothing else."""
     folder = tmp_path_factory.mktemp("clean")
-    run(sys.executable, "-m", "venv", folder/"venv", cwd=folder)
-    python = folder/"venv"/"bin"/"python"
+    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    python = folder / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "-qq", distributions[1], cwd=folder)
     return python
 
 
 def test_sdist_holds_what_building_needs(distributions):
-    with tarfile.open(distributions[0]) as archive: names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"settings.ini", "setup.py", "README.md", "LICENSE", "retinal_tl/__init__.py", "retinal_tl/images.py"} <= names
+    with tarfile.open(distributions[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {
+        "settings.ini",
+        "setup.py",
+        "README.md",
+        "LICENSE",
+        "retinal_tl/__init__.py",
+        "retinal_tl/images.py",
+    } <= names
 
 
 def test_wheel_holds_the_library_alone(distributions):
-    with zipfile.ZipFile(distributions[1]) as archive: names = archive.namelist()
+    with zipfile.ZipFile(distributions[1]) as archive:
+        names = archive.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"retinal_tl"}
-    modules = {path.name for path in (REPOSITORY/"retinal_tl").glob("*.py")}
+    modules = {path.name for path in (REPOSITORY / "retinal_tl").glob("*.py")}
     assert modules <= {Path(name).name for name in names}
     assert any(name.endswith("licenses/LICENSE") or name.endswith("dist-info/LICENSE") for name in names)
 
@@ -66,26 +77,47 @@ def test_clean_environment_holds_no_training_or_notebook_tools(clean_python, tmp
     listed = run(clean_python, "-m", "pip", "list", "--format=freeze", cwd=tmp_path).lower()
     names = {line.split("==")[0].replace("-", "_") for line in listed.splitlines()}
     assert "retinal_tl" in names
-    assert not names & {"tensorflow", "keras", "jax", "nbdev", "fastcore", "execnb", "jupyterlab", "ipykernel", "papermill", "matplotlib"}
+    assert not names & {
+        "tensorflow",
+        "keras",
+        "jax",
+        "nbdev",
+        "fastcore",
+        "execnb",
+        "jupyterlab",
+        "ipykernel",
+        "papermill",
+        "matplotlib",
+    }
 
 
 def test_library_imports_in_clean_environment(clean_python, tmp_path):
-    code = ("import sys, retinal_tl; from retinal_tl import classify, load_run, segment\n"
-            "import retinal_tl.command\n"
-            "assert 'site-packages' in retinal_tl.__file__, retinal_tl.__file__\n"
-            "print(*sorted({'tensorflow', 'keras', 'nbdev', 'fastcore', 'matplotlib'} & set(sys.modules)))")
+    code = (
+        "import sys, retinal_tl; from retinal_tl import classify, load_run, segment\n"
+        "import retinal_tl.command\n"
+        "assert 'site-packages' in retinal_tl.__file__, retinal_tl.__file__\n"
+        "print(*sorted({'tensorflow', 'keras', 'nbdev', 'fastcore', 'matplotlib'} & set(sys.modules)))"
+    )
     assert run(clean_python, "-c", code, cwd=tmp_path).strip() == ""
 
 
 def test_command_answers_in_clean_environment(clean_python, tmp_path):
     command = clean_python.with_name("retinal_tl")
-    assert run(command, "--version", cwd=tmp_path).split()[-1] in (REPOSITORY/"settings.ini").read_text(encoding="utf-8")
+    assert run(command, "--version", cwd=tmp_path).split()[-1] in (REPOSITORY / "settings.ini").read_text(
+        encoding="utf-8"
+    )
     for words in ([], ["segment"], ["classify"], ["check-data"], ["run"]):
         assert "usage" in run(command, *words, "--help", cwd=tmp_path)
 
 
 def test_training_without_its_extra_says_what_to_install(clean_python, tmp_path):
-    done = subprocess.run([str(clean_python.with_name("retinal_tl")), "run", "stage2", "--no-notebook"], cwd=tmp_path, capture_output=True,
-                          text=True, stdin=subprocess.DEVNULL, timeout=120)
+    done = subprocess.run(
+        [str(clean_python.with_name("retinal_tl")), "run", "stage2", "--no-notebook"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
     assert done.returncode in (1, 2), done.stdout + done.stderr
     assert "retinal_tl[train]" in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -1,4 +1,5 @@
 """The HTML report in a browser, and the outlines that come with it: what a reader sees is what was found."""
+
 import csv
 import json
 import os
@@ -11,14 +12,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import CHROMIUM, Browser
-from toy_runs import write_toy_run
-
 from retinal_tl.command import main
-from retinal_tl.images import LESION_COLORS, write_png, write_text
+from retinal_tl.core import LESION_COLORS, write_text
+from retinal_tl.images import write_png
 from retinal_tl.report import PICTURE_SIDE, ReportPhoto, report_html, report_photo
 from retinal_tl.synthetic import phantom
+from toy_runs import write_toy_run
 
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)"
+)
 LESIONS = ("exudates", "hemorrhages")
 SIZES = dict(desktop=(1280, 900, False), phone=(390, 844, True))
 HOSTILE = "</script><script>window.hacked = 1</script>\"'&{{ 7 }}.png"  # a slash would be a folder, so this one is only written into the report
@@ -31,15 +34,22 @@ def batch(tmp_path_factory):
     here = os.getcwd()
     os.chdir(folder)
     try:
-        for lesion in LESIONS: write_toy_run(f"runs/{lesion}", lesion=lesion, limits=[f"Knows <i>{lesion}</i> & no other."])
+        for lesion in LESIONS:
+            write_toy_run(f"runs/{lesion}", lesion=lesion, limits=[f"Knows <i>{lesion}</i> & no other."])
         eye = phantom(4, size=560, lesions=LESIONS).photo
-        for name, photo in {"a.png": eye, "<img src=x onerror=alert(1)>'\".png": phantom(5, size=560, lesions=LESIONS).photo, "dark.png": np.uint8(eye * .2)}.items():
+        for name, photo in {
+            "a.png": eye,
+            "<img src=x onerror=alert(1)>'\".png": phantom(5, size=560, lesions=LESIONS).photo,
+            "dark.png": np.uint8(eye * 0.2),
+        }.items():
             write_png(f"eyes/{name}", photo)
         write_text("eyes/page.jpg", "<html>")
         models = [text for lesion in LESIONS for text in ("--model", f"runs/{lesion}")]
         assert main(["segment", "eyes", *models, "--output", "maps", "--format", "png,geojson"]) == 1
-        with open("maps/report.csv", newline="", encoding="utf-8") as file: rows = list(csv.DictReader(file))
-    finally: os.chdir(here)
+        with open("maps/report.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    finally:
+        os.chdir(here)
     return folder, rows
 
 
@@ -47,7 +57,7 @@ def batch(tmp_path_factory):
 def page(batch, request):
     """The report of the batch, open in a browser."""
     browser = Browser(*SIZES[request.param])
-    browser.open((batch[0]/"maps"/"report.html").as_uri())
+    browser.open((batch[0] / "maps" / "report.html").as_uri())
     yield browser
     browser.close()
 
@@ -55,12 +65,16 @@ def page(batch, request):
 def choose(page, number):
     """Go to a photograph, and wait for its picture."""
     page.evaluate(f"location.hash = '{number}'; new Promise(done => setTimeout(done, 100))")
-    page.evaluate("(() => { const image = new Image(); image.src = document.querySelector('#picture image').getAttribute('href'); return image.decode(); })()")
+    page.evaluate(
+        "(() => { const image = new Image(); image.src = document.querySelector('#picture image').getAttribute('href'); return image.decode(); })()"
+    )
 
 
 def shown(page, selector):
     """The cells of a table, as the values that they stand for."""
-    return page.evaluate(f"[...document.querySelectorAll('{selector} tr')].map(row => [...row.cells].map(cell => cell.dataset.value ?? cell.textContent))")
+    return page.evaluate(
+        f"[...document.querySelectorAll('{selector} tr')].map(row => [...row.cells].map(cell => cell.dataset.value ?? cell.textContent))"
+    )
 
 
 COLUMNS = ("lesion", "area_pixels", "count", "share_of_field", "threshold")
@@ -75,19 +89,28 @@ def test_numbers_are_those_of_the_table(page, batch):
         choose(page, number)
         assert page.evaluate("document.getElementById('name').textContent") == name
         assert shown(page, "#numbers") == [[row[name] for name in COLUMNS] for row in done if row["photo"] == name]
-        percent = page.evaluate("[...document.querySelectorAll('#numbers td:nth-child(4)')].map(cell => parseFloat(cell.textContent))")
-        assert percent == pytest.approx([100 * float(row["share_of_field"]) for row in done if row["photo"] == name], rel=.006)
+        percent = page.evaluate(
+            "[...document.querySelectorAll('#numbers td:nth-child(4)')].map(cell => parseFloat(cell.textContent))"
+        )
+        assert percent == pytest.approx(
+            [100 * float(row["share_of_field"]) for row in done if row["photo"] == name], rel=0.006
+        )
     totals = {lesion: [row for row in done if row["lesion"] == lesion] for lesion in LESIONS}
-    assert shown(page, "#totals tbody") == [[lesion, str(sum(row["count"] != "0" for row in rows)), str(sum(int(row["count"]) for row in rows))]
-                                            for lesion, rows in totals.items()]
+    assert shown(page, "#totals tbody") == [
+        [lesion, str(sum(row["count"] != "0" for row in rows)), str(sum(int(row["count"]) for row in rows))]
+        for lesion, rows in totals.items()
+    ]
 
 
 @needs_chromium
 def test_nothing_is_complained_about_or_loaded(page):
     page.open(page.evaluate("location.href").partition("#")[0])
-    for number in (1, 2, 3): choose(page, number)
+    for number in (1, 2, 3):
+        choose(page, number)
     assert page.complaints(strict=True) == []
-    assert page.evaluate("window.hacked === undefined && document.querySelectorAll('img[src=x], header script, i').length === 0")
+    assert page.evaluate(
+        "window.hacked === undefined && document.querySelectorAll('img[src=x], header script, i').length === 0"
+    )
 
 
 @needs_chromium
@@ -97,11 +120,16 @@ def test_warnings_and_problems_have_their_reason(page, batch):
     assert page.evaluate("document.getElementById('warned').textContent") == f"{row['photo']}: {row['warning']}"
     page.evaluate("document.querySelector('#warned a').click()")
     choose(page, page.evaluate("location.hash")[1:])
-    assert page.evaluate("[...document.querySelectorAll('#warnings p')].map(line => line.textContent).join(' ')") == row["warning"]
+    assert (
+        page.evaluate("[...document.querySelectorAll('#warnings p')].map(line => line.textContent).join(' ')")
+        == row["warning"]
+    )
     problem = next(row["problem"] for row in batch[1] if row["problem"])
     assert "web page" in problem and page.evaluate("document.getElementById('failed').textContent") == problem
     assert "not a medical device" in page.evaluate("document.querySelector('footer').textContent")
-    assert page.evaluate("[...document.querySelectorAll('footer li')].map(line => line.textContent)") == [f"Knows <i>{lesion}</i> & no other." for lesion in LESIONS]
+    assert page.evaluate("[...document.querySelectorAll('footer li')].map(line => line.textContent)") == [
+        f"Knows <i>{lesion}</i> & no other." for lesion in LESIONS
+    ]
 
 
 @needs_chromium
@@ -109,7 +137,7 @@ def test_layers_and_slider_change_what_is_seen(page, batch):
     row = next(row for row in batch[1] if row["lesion"] == "hemorrhages" and int(row["count"]))
     number = list(dict.fromkeys(row["photo"] for row in batch[1])).index(row["photo"]) + 1
     choose(page, number)
-    mask = cv2.imread(str(batch[0]/"maps"/f"{row['files']}_hemorrhages_mask.png"), cv2.IMREAD_GRAYSCALE)
+    mask = cv2.imread(str(batch[0] / "maps" / f"{row['files']}_hemorrhages_mask.png"), cv2.IMREAD_GRAYSCALE)
     with_layer = page.screenshot("#picture").astype(int)
     side = min(with_layer.shape[:2])  # the picture is square, the frame may be wider
     margins = [(n - side) // 2 for n in with_layer.shape[:2]]
@@ -120,7 +148,9 @@ def test_layers_and_slider_change_what_is_seen(page, batch):
     without = page.screenshot("#picture").astype(int)
     change = np.abs(with_layer - without).sum(2)[cut]
     near = cv2.dilate(cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA), np.ones((7, 7))) > 0
-    assert np.median(change[inside]) > 30 and np.percentile(change[~near], 99.9) < 30, "the layer is where the mask is, and nowhere else"
+    assert np.median(change[inside]) > 30 and np.percentile(change[~near], 99.9) < 30, (
+        "the layer is where the mask is, and nowhere else"
+    )
     color = np.array(LESION_COLORS["hemorrhages"])
     assert np.abs(with_layer[cut][inside] - color).mean() < np.abs(without[cut][inside] - color).mean()
     page.click("#layers input[value=hemorrhages]")
@@ -128,14 +158,19 @@ def test_layers_and_slider_change_what_is_seen(page, batch):
 
     page.evaluate("document.getElementById('opacity').focus()")
     before = page.evaluate("Number(document.getElementById('opacity').value)")
-    for _ in range(30): page.key("ArrowLeft", 37)
+    for _ in range(30):
+        page.key("ArrowLeft", 37)
     after = page.evaluate("Number(document.getElementById('opacity').value)")
-    assert after == before - 30 and page.evaluate("document.getElementById('opacity-value').textContent") == f"{after} %"
+    assert (
+        after == before - 30 and page.evaluate("document.getElementById('opacity-value').textContent") == f"{after} %"
+    )
     fainter = np.abs(page.screenshot("#picture").astype(int) - without).sum(2)[cut]
-    assert np.median(fainter[inside]) == pytest.approx(np.median(change[inside]) * after / before, rel=.25)
+    assert np.median(fainter[inside]) == pytest.approx(np.median(change[inside]) * after / before, rel=0.25)
     page.key("Home", 36)
     assert np.median(np.abs(page.screenshot("#picture").astype(int) - without).sum(2)[cut][inside]) < 5
-    page.evaluate(f"document.getElementById('opacity').value = {before}; document.getElementById('opacity').dispatchEvent(new Event('input'))")
+    page.evaluate(
+        f"document.getElementById('opacity').value = {before}; document.getElementById('opacity').dispatchEvent(new Event('input'))"
+    )
 
 
 @needs_chromium
@@ -143,20 +178,36 @@ def test_moving_about(page):
     choose(page, 1)
     page.click("#next")
     page.evaluate("new Promise(done => setTimeout(done, 100))")
-    assert page.evaluate("[location.hash, document.querySelector('#list a[aria-current]').closest('li').dataset.number]") == ["#2", "2"]
+    assert page.evaluate(
+        "[location.hash, document.querySelector('#list a[aria-current]').closest('li').dataset.number]"
+    ) == ["#2", "2"]
     page.evaluate("document.activeElement.blur()")
     page.key("ArrowLeft", 37)
     page.evaluate("new Promise(done => setTimeout(done, 100))")
     assert page.evaluate("location.hash") == "#1" and page.evaluate("document.getElementById('previous').disabled")
-    page.evaluate("document.getElementById('which').value = 'warned'; document.getElementById('which').dispatchEvent(new Event('change'))")
+    page.evaluate(
+        "document.getElementById('which').value = 'warned'; document.getElementById('which').dispatchEvent(new Event('change'))"
+    )
     assert page.evaluate("document.getElementById('shown').textContent") == "1 of 3 shown"
-    page.evaluate("document.getElementById('which').value = 'all'; document.getElementById('which').dispatchEvent(new Event('change'))")
-    page.evaluate("document.getElementById('search').value = 'ONERROR'; document.getElementById('search').dispatchEvent(new Event('input'))")
+    page.evaluate(
+        "document.getElementById('which').value = 'all'; document.getElementById('which').dispatchEvent(new Event('change'))"
+    )
+    page.evaluate(
+        "document.getElementById('search').value = 'ONERROR'; document.getElementById('search').dispatchEvent(new Event('input'))"
+    )
     assert page.evaluate("[...document.querySelectorAll('#list li')].filter(item => !item.hidden).length") == 1
-    page.evaluate("document.getElementById('search').value = ''; document.getElementById('search').dispatchEvent(new Event('input'))")
-    page.evaluate("document.getElementById('zoom').value = '2'; document.getElementById('zoom').dispatchEvent(new Event('change'))")
-    assert page.evaluate("document.getElementById('frame').scrollWidth > 1.9 * document.getElementById('frame').clientWidth")
-    page.evaluate("document.getElementById('zoom').value = '1'; document.getElementById('zoom').dispatchEvent(new Event('change'))")
+    page.evaluate(
+        "document.getElementById('search').value = ''; document.getElementById('search').dispatchEvent(new Event('input'))"
+    )
+    page.evaluate(
+        "document.getElementById('zoom').value = '2'; document.getElementById('zoom').dispatchEvent(new Event('change'))"
+    )
+    assert page.evaluate(
+        "document.getElementById('frame').scrollWidth > 1.9 * document.getElementById('frame').clientWidth"
+    )
+    page.evaluate(
+        "document.getElementById('zoom').value = '1'; document.getElementById('zoom').dispatchEvent(new Event('change'))"
+    )
 
 
 @needs_chromium
@@ -164,11 +215,21 @@ def test_layout_names_and_colors(page):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the screen"
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
     wanted = {"checkbox", "slider", "button", "combobox", "searchbox", "link", "image", "navigation"}
-    named = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"] and node["role"]["value"] in wanted]
-    assert {"checkbox", "slider", "button", "combobox", "searchbox", "link", "navigation"} <= {role for role, _ in named}
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in wanted
+    ]
+    assert {"checkbox", "slider", "button", "combobox", "searchbox", "link", "navigation"} <= {
+        role for role, _ in named
+    }
     assert not [role for role, name in named if not name.strip()]
 
-    def lightness(): return sum(map(int, page.evaluate("getComputedStyle(document.body).backgroundColor").strip("rgb()").split(", ")))
+    def lightness():
+        return sum(
+            map(int, page.evaluate("getComputedStyle(document.body).backgroundColor").strip("rgb()").split(", "))
+        )
+
     brightness = []
     for scheme in ("light", "dark"):
         page.call("Emulation.setEmulatedMedia", features=[dict(name="prefers-color-scheme", value=scheme)])
@@ -180,45 +241,76 @@ def test_layout_names_and_colors(page):
 @needs_chromium
 def test_five_hundred_photographs(tmp_path):
     """Each with a picture of the full size that the report allows."""
-    eye = cv2.resize(phantom(4, size=512, lesions=LESIONS).photo, (PICTURE_SIDE, PICTURE_SIDE), interpolation=cv2.INTER_CUBIC)
-    masks = {lesion: cv2.resize(mask.astype(np.uint8), eye.shape[:2], interpolation=cv2.INTER_NEAREST) > 0
-             for lesion, mask in phantom(4, size=512, lesions=LESIONS).masks.items()}
+    eye = cv2.resize(
+        phantom(4, size=512, lesions=LESIONS).photo, (PICTURE_SIDE, PICTURE_SIDE), interpolation=cv2.INTER_CUBIC
+    )
+    masks = {
+        lesion: cv2.resize(mask.astype(np.uint8), eye.shape[:2], interpolation=cv2.INTER_NEAREST) > 0
+        for lesion, mask in phantom(4, size=512, lesions=LESIONS).masks.items()
+    }
     one = report_photo("0.jpg", eye, masks, [])
-    photos = [ReportPhoto(f"{i}.jpg", [dict(photo=f"{i}.jpg", lesion="exudates", area_pixels=i, count=i % 2, share_of_field=.01, threshold=.5)], (), "", one.shape,
-                          one.picture, one.thumbnail, one.layers) for i in range(500)]
-    write_text(tmp_path/"report.html", report_html(photos))
-    assert 15e6 < os.path.getsize(tmp_path/"report.html") < 60e6
+    photos = [
+        ReportPhoto(
+            f"{i}.jpg",
+            [dict(photo=f"{i}.jpg", lesion="exudates", area_pixels=i, count=i % 2, share_of_field=0.01, threshold=0.5)],
+            (),
+            "",
+            one.shape,
+            one.picture,
+            one.thumbnail,
+            one.layers,
+        )
+        for i in range(500)
+    ]
+    write_text(tmp_path / "report.html", report_html(photos))
+    assert 15e6 < os.path.getsize(tmp_path / "report.html") < 60e6
     page = Browser()
     try:
-        page.open((tmp_path/"report.html").as_uri() + "#500")
-        assert page.evaluate("[document.getElementById('name').textContent, document.getElementById('shown').textContent]") == ["499.jpg", "500 of 500 shown"]
+        page.open((tmp_path / "report.html").as_uri() + "#500")
+        assert page.evaluate(
+            "[document.getElementById('name').textContent, document.getElementById('shown').textContent]"
+        ) == ["499.jpg", "500 of 500 shown"]
         assert page.evaluate("document.querySelectorAll('image').length") == 1, "one photograph at a time"
-        page.evaluate("document.getElementById('which').value = 'found'; document.getElementById('which').dispatchEvent(new Event('change'))")
+        page.evaluate(
+            "document.getElementById('which').value = 'found'; document.getElementById('which').dispatchEvent(new Event('change'))"
+        )
         assert page.evaluate("document.getElementById('shown').textContent") == "250 of 500 shown"
         assert page.complaints(strict=True) == []
-    finally: page.close()
+    finally:
+        page.close()
 
 
 @needs_chromium
 def test_names_that_would_be_code_and_no_script(tmp_path):
     eye = phantom(4, size=128).photo
-    rows = [dict(photo=HOSTILE, lesion_probability=.5, lesion="yes")]
-    write_text(tmp_path/"report.html", report_html([report_photo(HOSTILE, eye, {}, rows, [HOSTILE]), ReportPhoto("b", problem=HOSTILE)], [dict(name=HOSTILE, limits=[HOSTILE])], HOSTILE))
+    rows = [dict(photo=HOSTILE, lesion_probability=0.5, lesion="yes")]
+    write_text(
+        tmp_path / "report.html",
+        report_html(
+            [report_photo(HOSTILE, eye, {}, rows, [HOSTILE]), ReportPhoto("b", problem=HOSTILE)],
+            [dict(name=HOSTILE, limits=[HOSTILE])],
+            HOSTILE,
+        ),
+    )
     page = Browser()
     try:
-        page.open((tmp_path/"report.html").as_uri())
+        page.open((tmp_path / "report.html").as_uri())
         assert page.complaints(strict=True) == [] and page.evaluate("window.hacked === undefined")
         for place in ("title", "h1", "#name", "#list span", "#warnings p", "#failed li", "footer h2", "footer li"):
             assert page.evaluate(f"document.querySelector('{place}').firstChild.textContent") == HOSTILE, place
         page.call("Emulation.setScriptExecutionDisabled", value=True)
-        page.open((tmp_path/"report.html").as_uri())
+        page.open((tmp_path / "report.html").as_uri())
         text = page.call("Runtime.evaluate", expression="document.body.innerText")["result"].get("value", "")
-        tree = " ".join(str(node.get("name", {}).get("value", "")) for node in page.call("Accessibility.getFullAXTree")["nodes"])
+        tree = " ".join(
+            str(node.get("name", {}).get("value", "")) for node in page.call("Accessibility.getFullAXTree")["nodes"]
+        )
         assert "JavaScript" in text + tree
-    finally: page.close()
+    finally:
+        page.close()
 
 
 # ---- outlines
+
 
 def rings_of(feature):
     """The polygons of a feature, checked for what RFC 7946 asks of them."""
@@ -235,22 +327,31 @@ def rings_of(feature):
 
 
 def test_outlines_are_the_masks(batch):
-    done = {row["files"]: [other for other in batch[1] if other["files"] == row["files"]] for row in batch[1] if not row["problem"]}
+    done = {
+        row["files"]: [other for other in batch[1] if other["files"] == row["files"]]
+        for row in batch[1]
+        if not row["problem"]
+    }
     for stem, rows in done.items():
-        collection = json.loads((batch[0]/"maps"/f"{stem}.geojson").read_text())
+        collection = json.loads((batch[0] / "maps" / f"{stem}.geojson").read_text())
         assert collection["type"] == "FeatureCollection" and "y down" in collection["coordinates"]
         for row in rows:
-            mask = cv2.imread(str(batch[0]/"maps"/f"{stem}_{row['lesion']}_mask.png"), cv2.IMREAD_GRAYSCALE) > 0
-            levels = cv2.imread(str(batch[0]/"maps"/f"{stem}_{row['lesion']}_probability.png"), cv2.IMREAD_UNCHANGED)
+            mask = cv2.imread(str(batch[0] / "maps" / f"{stem}_{row['lesion']}_mask.png"), cv2.IMREAD_GRAYSCALE) > 0
+            levels = cv2.imread(
+                str(batch[0] / "maps" / f"{stem}_{row['lesion']}_probability.png"), cv2.IMREAD_UNCHANGED
+            )
             assert (collection["height"], collection["width"]) == mask.shape
-            features = [feature for feature in collection["features"] if feature["properties"]["lesion"] == row["lesion"]]
+            features = [
+                feature for feature in collection["features"] if feature["properties"]["lesion"] == row["lesion"]
+            ]
             assert len(features) == int(row["count"])
             painted = np.zeros(mask.shape, int)
             for feature in features:
                 crossings = np.zeros((mask.shape[0], mask.shape[1] + 1), int)
                 for ring in (ring for polygon in rings_of(feature) for ring in polygon):
                     for (x, y), (x2, y2) in zip(ring, ring[1:]):
-                        if x == x2: crossings[min(y, y2):max(y, y2), x] += 1
+                        if x == x2:
+                            crossings[min(y, y2) : max(y, y2), x] += 1
                 spot = np.cumsum(crossings, 1)[:, :-1] % 2 == 1
                 painted += spot
                 about = feature["properties"]

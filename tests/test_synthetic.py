@@ -1,4 +1,5 @@
 """The synthetic set as the other parts use it: its bits, its masks, its folder, and what happens beside it."""
+
 import csv
 import json
 import threading
@@ -6,11 +7,21 @@ import threading
 import numpy as np
 import pytest
 
+from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.datasets import read_folder
-from retinal_tl.images import LESIONS, RetinalError, read_mask, read_photo
+from retinal_tl.images import read_mask, read_photo
 from retinal_tl.preprocess import find_field_of_view
 from retinal_tl.synthetic import (
-    LOOK_ALIKES, PAINTS, STYLES, draw_retina, field_mask, phantom, place_eye, random_streams, write_synthetic)
+    LOOK_ALIKES,
+    PAINTS,
+    STYLES,
+    draw_retina,
+    field_mask,
+    phantom,
+    place_eye,
+    random_streams,
+    write_synthetic,
+)
 
 SIZE = 256
 
@@ -27,8 +38,10 @@ def files(folder):
 def test_same_seed_gives_the_same_bits_in_any_thread():
     expected, found = phantom(3, SIZE), []
     threads = [threading.Thread(target=lambda: found.append(phantom(3, SIZE))) for _ in range(3)]
-    for thread in threads: thread.start()
-    for thread in threads: thread.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(found) == 3 and all(same(expected, one) for one in found)
     assert not same(expected, phantom(4, SIZE))
 
@@ -86,7 +99,8 @@ def test_folder_is_read_back(tmp_path):
 def test_workers_do_not_change_a_bit(tmp_path):
     first, second = (write_synthetic(tmp_path / str(workers), 5, 128, workers=workers) for workers in (1, 3))
     assert files(first) == files(second)
-    with open(first / "labels.csv", newline="") as file: rows = list(csv.DictReader(file))
+    with open(first / "labels.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [f"images/phantom_{i:04}.jpg" for i in range(5)]
     assert json.loads((first / "settings.json").read_text())["count"] == 5
 
@@ -94,7 +108,8 @@ def test_workers_do_not_change_a_bit(tmp_path):
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(RetinalError, match="something else"): write_synthetic(tmp_path / "mine", 2, 128)
+    with pytest.raises(RetinalError, match="something else"):
+        write_synthetic(tmp_path / "mine", 2, 128)
     assert files(tmp_path) == {"mine/notes.txt": b"keep"}
     (tmp_path / "empty").mkdir()
     assert write_synthetic(tmp_path / "empty", 2, 128) == tmp_path / "empty"
@@ -102,7 +117,11 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
 
 def test_nothing_is_left_of_a_set_that_was_not_finished(tmp_path, monkeypatch):
     import retinal_tl.synthetic as synthetic
-    def fails(*arguments): raise KeyboardInterrupt
+
+    def fails(*arguments):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(synthetic, "write_png", fails)
-    with pytest.raises(KeyboardInterrupt): write_synthetic(tmp_path / "eyes", 6, 128, workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        write_synthetic(tmp_path / "eyes", 6, 128, workers=1)
     assert list(tmp_path.iterdir()) == []

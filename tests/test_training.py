@@ -1,6 +1,6 @@
 """Training survives being killed, repeats itself, and keeps frozen encoders frozen; on any Keras backend."""
+
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = '''
+SCRIPT = """
 import json, sys, time
 from pathlib import Path
 import keras, numpy as np
@@ -41,13 +41,18 @@ model = keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(8, 3), layers.
                           layers.GlobalAveragePooling2D(), layers.Dropout(0.5), layers.Dense(1, activation="sigmoid")])
 train(model, make_batch, validate, folder, recipe)
 np.savez(folder/"weights.npz", *[np.asarray(variable) for variable in model.variables])
-'''
+"""
 
 
 def start(script: Path, folder: Path, pause: float = 0.0) -> subprocess.Popen:
     """A process that trains into a folder; `pause` seconds before each batch leave time to kill it."""
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen([sys.executable, str(script), str(folder), str(pause)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, str(script), str(folder), str(pause)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -58,19 +63,21 @@ def finish(process: subprocess.Popen) -> None:
 
 def history(folder: Path) -> list[dict]:
     """The rows of history.csv, without the time they took."""
-    with open(folder/"history.csv", newline="") as file:
+    with open(folder / "history.csv", newline="") as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
 def weights(folder: Path) -> list[np.ndarray]:
-    with np.load(folder/"weights.npz") as saved: return [saved[name] for name in saved.files]
+    with np.load(folder / "weights.npz") as saved:
+        return [saved[name] for name in saved.files]
 
 
 def kill_at(process: subprocess.Popen, folder: Path, epoch: int, step: int) -> None:
     """SIGKILL as soon as the training has come to a step."""
     for _ in range(3000):
-        text = (folder/"step").read_text().split() if (folder/"step").exists() else []
-        if len(text) == 2 and tuple(map(int, text)) == (epoch, step): break
+        text = (folder / "step").read_text().split() if (folder / "step").exists() else []
+        if len(text) == 2 and tuple(map(int, text)) == (epoch, step):
+            break
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -82,48 +89,51 @@ def kill_at(process: subprocess.Popen, folder: Path, epoch: int, step: int) -> N
 def whole(tmp_path_factory) -> tuple[Path, Path]:
     """The script, and the folder of a training that was not interrupted."""
     folder = tmp_path_factory.mktemp("training")
-    script = folder/"script.py"
+    script = folder / "script.py"
     script.write_text(SCRIPT)
-    finish(start(script, folder/"whole"))
-    return script, folder/"whole"
+    finish(start(script, folder / "whole"))
+    return script, folder / "whole"
 
 
 def test_killed_in_mid_epoch_ends_with_the_same_numbers(whole, tmp_path):
     script, unbroken = whole
-    broken = tmp_path/"broken"
+    broken = tmp_path / "broken"
     kill_at(start(script, broken, pause=0.3), broken, 1, 2)
-    assert not (broken/"weights.npz").exists()
+    assert not (broken / "weights.npz").exists()
     assert len(history(broken)) == 1
     finish(start(script, broken))
     assert history(broken) == history(unbroken)
-    for first, second in zip(weights(broken), weights(unbroken)): np.testing.assert_array_equal(first, second)
+    for first, second in zip(weights(broken), weights(unbroken)):
+        np.testing.assert_array_equal(first, second)
 
 
 def test_same_seed_same_numbers(whole, tmp_path):
     script, first = whole
-    finish(start(script, tmp_path/"second"))
-    assert history(tmp_path/"second") == history(first)
-    for one, other in zip(weights(tmp_path/"second"), weights(first)): np.testing.assert_array_equal(one, other)
+    finish(start(script, tmp_path / "second"))
+    assert history(tmp_path / "second") == history(first)
+    for one, other in zip(weights(tmp_path / "second"), weights(first)):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_damaged_checkpoint_is_an_error_in_words(whole, tmp_path):
     import shutil
+
     script, unbroken = whole
-    shutil.copytree(unbroken, tmp_path/"damaged")
-    path = tmp_path/"damaged"/"checkpoint"/"last.npz"
+    shutil.copytree(unbroken, tmp_path / "damaged")
+    path = tmp_path / "damaged" / "checkpoint" / "last.npz"
     path.write_bytes(path.read_bytes()[:1000])
-    process = start(script, tmp_path/"damaged")
+    process = start(script, tmp_path / "damaged")
     said, _ = process.communicate(timeout=300)
     assert process.returncode != 0 and "does not fit this model" in said
 
 
 def test_curves_and_logs(whole):
     _, folder = whole
-    assert (folder/"curves.png").read_bytes().startswith(b"\x89PNG")
-    assert any((folder/"logs").iterdir())
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert any((folder / "logs").iterdir())
 
 
-WIDE = '''
+WIDE = """
 import hashlib, sys
 import keras, numpy as np
 from retinal_tl.losses import make_loss
@@ -145,13 +155,20 @@ print(hashlib.sha256(_keras_bytes(several)).hexdigest())
 if keras.backend.backend() == "tensorflow":
     write_onnx(several, sys.argv[1])
     print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
-'''
+"""
 
 
 def test_a_network_of_useful_size_repeats_itself_to_the_bit(tmp_path):
     """Small ones did while this one did not: their gradients never met in another order. Its files too, whatever order a process gives to sets and wherever in memory it puts things."""
+
     def digests(seed):
-        process = subprocess.run([sys.executable, "-c", WIDE, tmp_path/"model.onnx"], capture_output=True, text=True, check=True,
-                                 env=os.environ | dict(PYTHONHASHSEED=str(seed)))
+        process = subprocess.run(
+            [sys.executable, "-c", WIDE, tmp_path / "model.onnx"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | dict(PYTHONHASHSEED=str(seed)),
+        )
         return process.stdout.split()[-3:]
+
     assert digests(1) == digests(2)

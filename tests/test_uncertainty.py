@@ -1,18 +1,36 @@
 """Intervals and tests on data whose truth is known, against SciPy, scikit-learn and a slow and plain implementation."""
+
 import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings, strategies as st
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 from scipy.special import ndtr
 from sklearn.calibration import calibration_curve
 
 from retinal_tl.lesions import LesionScores, lesion_counts
-from retinal_tl.metrics import BINS, PixelHistogram, average_precision, coarsen, confusion, pixel_histogram, quantize, roc_auc
+from retinal_tl.metrics import (
+    BINS,
+    PixelHistogram,
+    average_precision,
+    coarsen,
+    confusion,
+    pixel_histogram,
+    quantize,
+    roc_auc,
+)
 from retinal_tl.uncertainty import (
-    FIGURES, bootstrap_band, calibration_error, interval, join_groups, paired_difference, reliability)
+    FIGURES,
+    bootstrap_band,
+    calibration_error,
+    interval,
+    join_groups,
+    paired_difference,
+    reliability,
+)
 
 TOP = BINS - 1
 few_examples = settings(max_examples=30, deadline=None)
@@ -28,12 +46,14 @@ def shares(center, spread=1.0):
 
 def simulate(n, rng, models=1, area_spread=1.0):
     "Histograms of n photographs, of models that are equally good but not the same; lesions and their areas differ between photographs."
-    lesion = 1 + rng.poisson(200 * rng.lognormal(-area_spread**2 / 2, area_spread, n))
+    lesion = 1 + rng.poisson(200 * rng.lognormal(-(area_spread**2) / 2, area_spread, n))
     shift, stands_out = rng.normal(0, 0.3, n), rng.normal(3, 0.8, n)
     made = []
     for _ in range(models):
         own = rng.normal(0, 0.3, n) if models > 1 else 0
-        counts = np.stack([rng.multinomial(20000, shares(shift)), rng.multinomial(lesion, shares(shift + stands_out + own))], axis=1)
+        counts = np.stack(
+            [rng.multinomial(20000, shares(shift)), rng.multinomial(lesion, shares(shift + stands_out + own))], axis=1
+        )
         made.append({i: PixelHistogram(one, LEVELS) for i, one in enumerate(counts)})
     return made
 
@@ -41,7 +61,11 @@ def simulate(n, rng, models=1, area_spread=1.0):
 @pytest.mark.parametrize("area_spread", [1.0, 1.4])
 def test_intervals_hold_the_true_aupr(area_spread):
     "27 photographs whose lesion areas differ as on IDRiD: 95 % intervals hold the AUPR of endlessly many in 93 to 97 % of 800 data sets."
-    true = average_precision(PixelHistogram(np.stack([20000 * shares(0, math.hypot(1, 0.3)), 201 * shares(3, math.sqrt(1 + 0.3**2 + 0.8**2))]), LEVELS))
+    true = average_precision(
+        PixelHistogram(
+            np.stack([20000 * shares(0, math.hypot(1, 0.3)), 201 * shares(3, math.sqrt(1 + 0.3**2 + 0.8**2))]), LEVELS
+        )
+    )
     rng = np.random.default_rng(0)
     ends = np.array([interval(*simulate(27, rng, area_spread=area_spread), n=400) for _ in range(800)])
     assert 0.93 <= ((ends[:, 0] <= true) & (true <= ends[:, 1])).mean() <= 0.97
@@ -59,19 +83,32 @@ def test_equal_models_seldom_differ():
 def plain_interval(units, metric, n, seed):
     "The same interval written out: slopes from small changes of weight, one drawing after the other."
     count = len(units)
-    pool = lambda weights: PixelHistogram(sum(weight * unit.counts for weight, unit in zip(weights, units)), units[0].levels)
+    pool = lambda weights: PixelHistogram(
+        sum(weight * unit.counts for weight, unit in zip(weights, units)), units[0].levels
+    )
+
     def value_and_error(weights):
         value, step = metric(pool(weights)), 1e-5
-        slopes = [(metric(pool(weights + step * one)) - metric(pool(weights - step * one))) / (2 * step) for one in np.eye(count)]
+        slopes = [
+            (metric(pool(weights + step * one)) - metric(pool(weights - step * one))) / (2 * step)
+            for one in np.eye(count)
+        ]
         error = math.sqrt(sum(weight * slope**2 for weight, slope in zip(weights, slopes)) * count / (count - 1))
         return math.log(value / (1 - value)), error / (value * (1 - value))
+
     center, error = value_and_error(np.ones(count))
-    influences = np.array([(metric(pool(np.ones(count) + 1e-5 * one)) - metric(pool(np.ones(count) - 1e-5 * one))) / 2e-5 for one in np.eye(count)])
-    ruler = math.sqrt(1 + sum(influences**4) / sum(influences**2)**2 - 1 / count)
+    influences = np.array(
+        [
+            (metric(pool(np.ones(count) + 1e-5 * one)) - metric(pool(np.ones(count) - 1e-5 * one))) / 2e-5
+            for one in np.eye(count)
+        ]
+    )
+    ruler = math.sqrt(1 + sum(influences**4) / sum(influences**2) ** 2 - 1 / count)
     distances = []
     for weights in np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=n).astype(float):
         value, own = value_and_error(weights)
-        if np.count_nonzero(weights) > 1: distances.append(abs(value - center) / own)
+        if np.count_nonzero(weights) > 1:
+            distances.append(abs(value - center) / own)
     reach = np.quantile(distances, 0.95) * error * ruler
     return tuple(1 / (1 + math.exp(-end)) for end in (center - reach, center + reach))
 
@@ -87,12 +124,14 @@ def plain_aupr(histogram):
     "Area under the precision-recall curve, with counts that need not be whole."
     above = histogram.counts[:, ::-1].cumsum(axis=1)[:, ::-1]
     called = above.sum(axis=0)
-    return (histogram.counts[1] * np.divide(above[1], called, out=np.zeros_like(called), where=called > 0)).sum() / above[1, 0]
+    return (
+        histogram.counts[1] * np.divide(above[1], called, out=np.zeros_like(called), where=called > 0)
+    ).sum() / above[1, 0]
 
 
 @pytest.mark.parametrize("figure, metric", [("aupr", plain_aupr), ("dice", plain_dice)])
 def test_interval_as_written_out(figure, metric):
-    photographs, = simulate(8, np.random.default_rng(3))
+    (photographs,) = simulate(8, np.random.default_rng(3))
     ours = interval(photographs, figure, 0.6, n=30, seed=5)
     assert ours == pytest.approx(plain_interval(list(photographs.values()), metric, 30, 5), abs=1e-5)
 
@@ -101,7 +140,9 @@ def test_error_of_a_share_is_the_usual_one():
     "A specificity of photographs of equal size is a mean: the interval is that of Student, nearly."
     rng = np.random.default_rng(0)
     wrong = rng.binomial(1000, rng.beta(20, 80, 200))
-    photographs = {i: PixelHistogram(np.array([[1000 - one, one], [0, 0]]), np.array([0, 40000])) for i, one in enumerate(wrong)}
+    photographs = {
+        i: PixelHistogram(np.array([[1000 - one, one], [0, 0]]), np.array([0, 40000])) for i, one in enumerate(wrong)
+    }
     mean, error = 1 - wrong.mean() / 1000, wrong.std(ddof=1) / 1000 / math.sqrt(200)
     low, high = interval(photographs, "specificity", 0.5, n=4000)
     assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 199) * error, rel=0.05) and low < mean < high
@@ -113,21 +154,29 @@ def test_permutations_of_scipy_say_the_same():
     for _ in range(3):
         models = simulate(20, rng, models=2)
         counts = np.stack([[one.counts for one in model.values()] for model in models])
+
         def difference(first, second):
             pooled = [counts[whose.astype(int), np.arange(20)].sum(axis=0) for whose in (first, second)]
             return np.subtract(*(average_precision(PixelHistogram(one, LEVELS)) for one in pooled))
-        asked = stats.permutation_test((np.zeros(20), np.ones(20)), difference, permutation_type="samples", n_resamples=999, vectorized=False)
+
+        asked = stats.permutation_test(
+            (np.zeros(20), np.ones(20)), difference, permutation_type="samples", n_resamples=999, vectorized=False
+        )
         found = paired_difference(*models, n=2000)
         assert found.difference == pytest.approx(asked.statistic) and found.p == pytest.approx(asked.pvalue, abs=0.08)
 
 
 def test_clearly_better_is_significant():
     rng = np.random.default_rng(2)
-    worse, = simulate(27, rng)
-    better = {i: PixelHistogram(np.stack([one.counts[0], np.roll(one.counts[1], 8)]), LEVELS) for i, one in worse.items()}
+    (worse,) = simulate(27, rng)
+    better = {
+        i: PixelHistogram(np.stack([one.counts[0], np.roll(one.counts[1], 8)]), LEVELS) for i, one in worse.items()
+    }
     found = paired_difference(better, worse)
     assert found.p < 0.01 and 0 < found.low < found.difference < found.high
-    assert found.difference == pytest.approx(average_precision(sum(better.values())) - average_precision(sum(worse.values())))
+    assert found.difference == pytest.approx(
+        average_precision(sum(better.values())) - average_precision(sum(worse.values()))
+    )
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -139,9 +188,11 @@ def test_every_figure_has_an_interval_around_itself(figure):
         photographs = {i: LesionScores(1, level(8), level(6), level(5), 0.1) for i in range(20)}
         value = getattr(lesion_counts(sum(photographs.values()), 0.5), figure.removeprefix("lesion_"))
     else:
-        photographs, = simulate(20, rng)
+        (photographs,) = simulate(20, rng)
         pooled = sum(photographs.values())
-        value = dict(aupr=average_precision, auc=roc_auc).get(figure, lambda one: getattr(confusion(one, 0.5), figure))(pooled)
+        value = dict(aupr=average_precision, auc=roc_auc).get(figure, lambda one: getattr(confusion(one, 0.5), figure))(
+            pooled
+        )
     low, high = interval(photographs, figure, 0.5)
     assert 0 < low < value < high < 1
     same = paired_difference(photographs, photographs, figure, 0.5)
@@ -163,9 +214,14 @@ def named(made, levels=seven):
 def test_monotone_transform_leaves_interval_and_test(made, steps):
     new = np.cumsum(steps)
     for figure in ("aupr", "auc"):
-        assert interval(named(made), figure, n=50) == pytest.approx(interval(named(made, new), figure, n=50), nan_ok=True)
+        assert interval(named(made), figure, n=50) == pytest.approx(
+            interval(named(made, new), figure, n=50), nan_ok=True
+        )
     other = made[:, :, ::-1]
-    before, after = paired_difference(named(made), named(other), n=50), paired_difference(named(made, new), named(other, new), n=50)
+    before, after = (
+        paired_difference(named(made), named(other), n=50),
+        paired_difference(named(made, new), named(other, new), n=50),
+    )
     assert vars(before) == pytest.approx(vars(after), nan_ok=True)
 
 
@@ -186,10 +242,11 @@ def test_groups_are_drawn_as_one(made, random):
 
 def test_photographs_that_cannot_say():
     "Two, or any number that agree, or a figure at its end: all is possible. What is not defined has no interval."
-    made, = simulate(9, np.random.default_rng(0))
-    assert interval({i: made[i] for i in (0, 1)}) == interval({i: made[0] for i in range(9)}) == (0, 1)
+    (made,) = simulate(9, np.random.default_rng(0))
+    assert interval({i: made[i] for i in (0, 1)}) == interval(dict.fromkeys(range(9), made[0])) == (0, 1)
     perfect = {i: PixelHistogram(np.array([[90 + i, 0], [0, 10 + i]]), np.array([0, 40000])) for i in range(9)}
-    for figure in ("aupr", "auc", "dice", "specificity"): assert interval(perfect, figure, 0.5) == (0, 1)
+    for figure in ("aupr", "auc", "dice", "specificity"):
+        assert interval(perfect, figure, 0.5) == (0, 1)
     healthy = {i: PixelHistogram(np.array([[90, 5 + i], [0, 0]]), np.array([0, 40000])) for i in range(9)}
     assert np.isnan(interval(healthy)).all() and np.isnan(interval(healthy, "sensitivity", 0.5)).all()
     low, high = interval(healthy, "specificity", 0.5)
@@ -201,7 +258,9 @@ def test_photographs_that_cannot_say():
 def test_ends_lie_around_the_figure(made):
     value = average_precision(PixelHistogram(made.sum(axis=0), seven))
     low, high = interval(named(made), n=50)
-    assert math.isnan(low) == math.isnan(high) and (math.isnan(low) or 0 <= low <= value + 1e-12 and value <= high + 1e-12 <= 1 + 1e-12)
+    assert math.isnan(low) == math.isnan(high) and (
+        math.isnan(low) or 0 <= low <= value + 1e-12 and value <= high + 1e-12 <= 1 + 1e-12
+    )
     low, high = bootstrap_band(named(made), lambda one: np.array([average_precision(one), 0.25]), n=20)
     assert low[1] == high[1] == 0.25 and (np.isnan(low[0]) or low[0] <= high[0])
 
@@ -216,7 +275,8 @@ def test_reliability_agrees_with_scikit_learn(one, bins):
     assume(0 < truth.sum() < len(truth))
     share, probability = calibration_curve(truth, level / TOP, n_bins=bins)
     found = reliability(pixel_histogram(level, truth), bins)
-    if len(share) != len(found["share"]): return  # a float edge of scikit-learn lies on the other side of a level
+    if len(share) != len(found["share"]):
+        return  # a float edge of scikit-learn lies on the other side of a level
     assert found["pixels"].sum() == len(truth)
     assert found["share"] == pytest.approx(share) and found["probability"] == pytest.approx(probability)
 
@@ -227,7 +287,9 @@ def test_calibration_of_joined_parts_in_any_order(first, second, floor):
     a, b = (pixel_histogram(*one) for one in (first, second))
     together = pixel_histogram(*(np.concatenate(parts) for parts in zip(second, first)))
     for joined in (a + b, b + a):
-        assert calibration_error(joined, floor=floor) == pytest.approx(calibration_error(together, floor=floor), nan_ok=True)
+        assert calibration_error(joined, floor=floor) == pytest.approx(
+            calibration_error(together, floor=floor), nan_ok=True
+        )
     kept = np.concatenate([first[0], second[0]]) >= quantize(floor)
     assert reliability(together, floor=floor)["pixels"].sum() == kept.sum()
 
@@ -235,7 +297,7 @@ def test_calibration_of_joined_parts_in_any_order(first, second, floor):
 def test_calibration_error_as_written_out():
     rng = np.random.default_rng(0)
     level = rng.integers(0, BINS, 5000).astype(np.uint16)
-    truth = rng.random(5000) < (level / TOP)**2
+    truth = rng.random(5000) < (level / TOP) ** 2
     error = 0
     for i in range(15):
         inside = (level > i * TOP / 15) & (level <= (i + 1) * TOP / 15) | ((level == 0) & (i == 0))

@@ -7,6 +7,7 @@ The first run is without the idea, the second with it; --off and --on change ent
 measured, each at its own size. Rows of an idea that is in the table already are replaced. The histograms that a run has kept are taken where nothing of its card is changed;
 others are kept in runs/ablation, so that a second call is fast.
 """
+
 import argparse
 import csv
 import hashlib
@@ -16,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from retinal_tl.cards import lesions_of, read_card
-from retinal_tl.images import RetinalError, read_mask
+from retinal_tl.core import RetinalError
+from retinal_tl.images import read_mask
 from retinal_tl.inference import Run, load_run, segment_prepared
 from retinal_tl.metrics import PixelHistogram, coarsen, pixel_histogram, quantize
 from retinal_tl.preprocess import Preprocessing, prepare_file
@@ -25,7 +27,7 @@ from retinal_tl.studies import read_histograms
 from retinal_tl.uncertainty import paired_difference
 
 COLUMNS = ("idea", "lesion", "without", "with", "gain", "low", "high", "p", "photos", "off", "on", "run_off", "run_on")
-KEPT = Path("runs")/"ablation"
+KEPT = Path("runs") / "ablation"
 
 
 def changed(run: Run, changes: list[str]) -> Run:
@@ -42,8 +44,12 @@ def opened(folder: str, changes: list[str]) -> Run:
 
 def histograms(run: Run, examples: list, cache: Path) -> dict[str, dict[str, PixelHistogram]]:
     """lesion → photograph → its histogram, from maps of the photographs' own size."""
-    what = [run.card["files"], {name: run.card.get(name) for name in ("tile", "overlap", "flips", "preprocessing")}, [photo_name(example) for example in examples]]
-    kept = KEPT/f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}.npz"
+    what = [
+        run.card["files"],
+        {name: run.card.get(name) for name in ("tile", "overlap", "flips", "preprocessing")},
+        [photo_name(example) for example in examples],
+    ]
+    kept = KEPT / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}.npz"
     if not kept.exists():
         counts = {lesion: [] for lesion in lesions_of(run.card)}
         for example in examples:
@@ -56,7 +62,13 @@ def histograms(run: Run, examples: list, cache: Path) -> dict[str, dict[str, Pix
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(kept, levels=one.levels, **{lesion: np.stack(each) for lesion, each in counts.items()})
     with np.load(kept, allow_pickle=False) as found:
-        return {lesion: {photo_name(example): PixelHistogram(counts, found["levels"]) for example, counts in zip(examples, found[lesion])} for lesion in lesions_of(run.card)}
+        return {
+            lesion: {
+                photo_name(example): PixelHistogram(counts, found["levels"])
+                for example, counts in zip(examples, found[lesion])
+            }
+            for lesion in lesions_of(run.card)
+        }
 
 
 def of_run(run: Run) -> dict[str, dict[str, PixelHistogram] | None]:
@@ -73,25 +85,58 @@ def main() -> None:
     parser.add_argument("--on", nargs="*", default=[], metavar="NAME=JSON")
     parser.add_argument("--data", default="idrid")
     parser.add_argument("--data-root", required=True)
-    parser.add_argument("--cache", type=Path, default=Path("runs")/"cache")
+    parser.add_argument("--cache", type=Path, default=Path("runs") / "cache")
     given = parser.parse_args()
     off, on = (opened(run, changes) for run, changes in zip(given.runs, (given.off, given.on)))
-    if set(off.card["split"]["validation"]) != set(on.card["split"]["validation"]): raise RetinalError("The two runs were judged on other photographs; give runs of one split.")
-    examples = [example for example in open_data(given.data, given.data_root).examples if photo_name(example) in set(off.card["split"]["validation"])]
-    kept = [dict.fromkeys(run.lesions) if changes else of_run(run) for run, changes in ((off, given.off), (on, given.on))]
-    without, with_it = (histograms(run, examples, given.cache) if None in found.values() else found for run, found in zip((off, on), kept))
+    if set(off.card["split"]["validation"]) != set(on.card["split"]["validation"]):
+        raise RetinalError("The two runs were judged on other photographs; give runs of one split.")
+    examples = [
+        example
+        for example in open_data(given.data, given.data_root).examples
+        if photo_name(example) in set(off.card["split"]["validation"])
+    ]
+    kept = [
+        dict.fromkeys(run.lesions) if changes else of_run(run) for run, changes in ((off, given.off), (on, given.on))
+    ]
+    without, with_it = (
+        histograms(run, examples, given.cache) if None in found.values() else found
+        for run, found in zip((off, on), kept)
+    )
     rows = []
     if given.table.exists():
-        with open(given.table, newline="", encoding="utf-8") as file: rows = [row for row in csv.DictReader(file) if row["idea"] != given.idea]
+        with open(given.table, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["idea"] != given.idea]
     for lesion in [lesion for lesion in off.lesions if lesion in on.lesions]:
         found = paired_difference(with_it[lesion], without[lesion])
-        figures = dict(zip(("without", "with", "gain", "low", "high", "p"), (f"{value:.4f}" for value in (found.second, found.first, found.difference, found.low, found.high, found.p))))
-        rows.append(dict(idea=given.idea, lesion=lesion, photos=found.units, off=" ".join(given.off), on=" ".join(given.on), run_off=off.card["name"], run_on=on.card["name"]) | figures)
-        print(f"{lesion}: {figures['without']} → {figures['with']}, {float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})")
+        figures = dict(
+            zip(
+                ("without", "with", "gain", "low", "high", "p"),
+                (
+                    f"{value:.4f}"
+                    for value in (found.second, found.first, found.difference, found.low, found.high, found.p)
+                ),
+            )
+        )
+        rows.append(
+            dict(
+                idea=given.idea,
+                lesion=lesion,
+                photos=found.units,
+                off=" ".join(given.off),
+                on=" ".join(given.on),
+                run_off=off.card["name"],
+                run_on=on.card["name"],
+            )
+            | figures
+        )
+        print(
+            f"{lesion}: {figures['without']} → {figures['with']}, {float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})"
+        )
     with open(given.table, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

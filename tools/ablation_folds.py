@@ -6,6 +6,7 @@ The preset `best`, cut down until it can be trained many times: from scratch, at
 recipe with one thing changed. The difference in AUPR is paired by photograph over both folds, each photograph at its own size. Runs are kept in --runs and used again.
 `--share 1 3` only trains the first of every three networks, so that several machines or processes can divide the work; a call without it trains what is missing and measures.
 """
+
 import argparse
 import csv
 from pathlib import Path
@@ -18,8 +19,23 @@ from retinal_tl.uncertainty import paired_difference
 
 COLUMNS = ("idea", "lesion", "without", "with", "gain", "low", "high", "p", "photos", "folds", "changed", "hardware")
 FOLDS = 2
-RECIPE = dict(preset="best", data="idrid", lesion="all", transfer="scratch", encoder="vgg16", width=0.25, diameter=720, patch_size=192, batch_size=16, epochs=2, steps_per_epoch=200, flips=False,
-              patience=100, validation=1/FOLDS, split_seed=0)
+RECIPE = dict(
+    preset="best",
+    data="idrid",
+    lesion="all",
+    transfer="scratch",
+    encoder="vgg16",
+    width=0.25,
+    diameter=720,
+    patch_size=192,
+    batch_size=16,
+    epochs=2,
+    steps_per_epoch=200,
+    flips=False,
+    patience=100,
+    validation=1 / FOLDS,
+    split_seed=0,
+)
 SCREENING = dict(data="idrid+csv", csv="labels.csv")
 
 # idea: what is changed, and whether that takes the idea out of the recipe or puts it in
@@ -54,13 +70,27 @@ def pooled(folders: list[Path], lesion: str) -> dict[str, PixelHistogram]:
 def rows(idea: str, changes: dict, without: list[Path], with_it: list[Path]) -> list[dict]:
     """A row for each lesion."""
     cards, found = [[read_card(folder) for folder in side] for side in (without, with_it)], []
-    about = dict(folds=len(without), changed=" ".join(f"{name}={value}" for name, value in changes.items()), hardware=cards[1][0]["hardware"])
+    about = dict(
+        folds=len(without),
+        changed=" ".join(f"{name}={value}" for name, value in changes.items()),
+        hardware=cards[1][0]["hardware"],
+    )
     for lesion in lesions_of(cards[0][0]):
         difference = paired_difference(pooled(with_it, lesion), pooled(without, lesion))
-        values = (difference.second, difference.first, difference.difference, difference.low, difference.high, difference.p)
+        values = (
+            difference.second,
+            difference.first,
+            difference.difference,
+            difference.low,
+            difference.high,
+            difference.p,
+        )
         figures = dict(zip(("without", "with", "gain", "low", "high", "p"), (f"{value:.4f}" for value in values)))
         found.append(dict(idea=idea, lesion=lesion, photos=difference.units) | figures | about)
-        print(f"{idea}, {lesion}: {figures['without']} to {figures['with']}, {float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})", flush=True)
+        print(
+            f"{idea}, {lesion}: {figures['without']} to {figures['with']}, {float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})",
+            flush=True,
+        )
     return found
 
 
@@ -72,11 +102,18 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ideas", nargs="+", choices=list(IDEAS), default=list(IDEAS))
-    parser.add_argument("--share", nargs=2, type=int, metavar=("K", "N"), help="only train the K-th of every N networks, and write no table")
+    parser.add_argument(
+        "--share",
+        nargs=2,
+        type=int,
+        metavar=("K", "N"),
+        help="only train the K-th of every N networks, and write no table",
+    )
     given = parser.parse_args()
     jobs = [(changes, fold) for changes in ({}, *(IDEAS[idea][0] for idea in given.ideas)) for fold in range(FOLDS)]
     if given.share:
-        for changes, fold in jobs[given.share[0]-1::given.share[1]]: train(changes, fold, given)
+        for changes, fold in jobs[given.share[0] - 1 :: given.share[1]]:
+            train(changes, fold, given)
         return
     reference = [train({}, fold, given) for fold in range(FOLDS)]
     written = []
@@ -90,4 +127,5 @@ def main() -> None:
         table.writerows(written)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

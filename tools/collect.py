@@ -4,6 +4,7 @@
 
 The commit is that of the code that trained the run. Precision-recall curves and lists of photographs stay in the runs' cards.
 """
+
 import argparse
 import csv
 import json
@@ -13,28 +14,62 @@ from retinal_tl.cards import read_card
 from retinal_tl.runs import results_of
 
 DROPPED = {"curve", "per_image"}
-KEPT = ("name", "kind", "created", "lesion", "transfer", "encoder", "width", "preprocessing", "tile", "overlap", "threshold", "training", "versions", "hardware", "command")
+KEPT = (
+    "name",
+    "kind",
+    "created",
+    "lesion",
+    "transfer",
+    "encoder",
+    "width",
+    "preprocessing",
+    "tile",
+    "overlap",
+    "threshold",
+    "training",
+    "versions",
+    "hardware",
+    "command",
+)
 
 
 def small(value):
     """The value without long lists and names of photographs."""
-    if not isinstance(value, dict): return value
-    return {name: small(entry) for name, entry in value.items() if name not in DROPPED and not (isinstance(entry, list) and len(entry) > 20)}
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: small(entry)
+        for name, entry in value.items()
+        if name not in DROPPED and not (isinstance(entry, list) and len(entry) > 20)
+    }
 
 
 def summary(folder: Path, commit: str) -> dict:
     """What is worth keeping of a run's card."""
     card = read_card(folder)
     photos = {part: len(names) for part, names in card["split"].items()}
-    parents = [dict(name=parent["name"], kind=parent["kind"], seconds=parent["training"].get("seconds")) for parent in card.get("parents", [])]
+    parents = [
+        dict(name=parent["name"], kind=parent["kind"], seconds=parent["training"].get("seconds"))
+        for parent in card.get("parents", [])
+    ]
     metrics = {name: small(result) for name, result in results_of(card["metrics"]).items()}
-    return {name: card[name] for name in KEPT} | dict(commit=commit, data=card["data"]["name"], photos=photos, parents=parents, metrics=metrics, history=history(folder))
+    return {name: card[name] for name in KEPT} | dict(
+        commit=commit,
+        data=card["data"]["name"],
+        photos=photos,
+        parents=parents,
+        metrics=metrics,
+        history=history(folder),
+    )
 
 
 def history(folder: Path) -> list[dict]:
     """What was measured after each epoch, as numbers."""
-    with open(folder/"history.csv", newline="", encoding="utf-8") as file:
-        return [{name: round(float(value), 4) for name, value in row.items() if value and name != "learning_rate"} for row in csv.DictReader(file)]
+    with open(folder / "history.csv", newline="", encoding="utf-8") as file:
+        return [
+            {name: round(float(value), 4) for name, value in row.items() if value and name != "learning_rate"}
+            for row in csv.DictReader(file)
+        ]
 
 
 def main() -> None:
@@ -47,4 +82,5 @@ def main() -> None:
     arguments.target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()
