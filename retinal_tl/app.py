@@ -13,6 +13,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .core import LESION_COLORS, RetinalError, printable, writing
+
 # %% ../nbs/44_app.ipynb #cell-8
 @dataclass(frozen=True, eq=False)
 class Seen:
@@ -32,7 +34,6 @@ def look_at(
     warn=None,  # function from a photo and its `FieldOfView` to sentences that say what is unusual about it
 ) -> Seen:  # for all that follows
     "Read a photograph and run the networks over it, once. Raises `RetinalError`, with the file's name, if it cannot be used."
-    from retinal_tl.core import RetinalError, printable
     from retinal_tl.export import map_thresholds
     from retinal_tl.images import read_photo
     from retinal_tl.inference import segment
@@ -130,7 +131,6 @@ def write_archive(
 
     import numpy as np
 
-    from retinal_tl.core import writing
     from retinal_tl.evaluation import lesion_overlay
     from retinal_tl.images import write_png
     from retinal_tl.report import report_text
@@ -156,7 +156,6 @@ def _label(lesion):
 
 def _table(rows):
     "The numbers as an HTML table."
-    from retinal_tl.core import LESION_COLORS
 
     lines = [
         f"<tr data-lesion='{row['lesion']}'><td><i style='background:rgb{LESION_COLORS[row['lesion']]}'></i>{_label(row['lesion'])}</td><td>{row['count']}</td>"
@@ -210,8 +209,6 @@ def _gradio():
     try:
         import gradio
     except ImportError as error:
-        from retinal_tl.core import RetinalError
-
         raise RetinalError(
             f"The app needs the package {error.name}, which is not installed: pip install 'retinal_tl[app]'."
         ) from None
@@ -319,7 +316,6 @@ def _connect(gr, runs, warn, thresholds, file, said, controls, button, archive, 
 # %% ../nbs/44_app.ipynb #cell-33
 def _attempt(path, work):
     "What `work()` gives and '', or None and one sentence that says why not."
-    from retinal_tl.core import RetinalError, printable
 
     name = printable(Path(path).name)
     try:
@@ -373,8 +369,6 @@ def launch_app(
 
 def _require_free(port):
     import socket
-
-    from retinal_tl.core import RetinalError
 
     with socket.socket() as probe:
         if os.name != "nt":

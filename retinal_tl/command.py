@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .app import add_app
+from .core import LESIONS, RetinalError, nearest, printable, write_text, writing
 from .export import add_export
 
 # %% ../nbs/49_command.ipynb #cell-6
@@ -39,7 +40,6 @@ def find_photos(
 
 def _meant(name):
     "The photographs that one argument means, and '' or why there are none."
-    from retinal_tl.core import printable
     from retinal_tl.images import list_photos
 
     if os.path.isdir(name):
@@ -131,7 +131,6 @@ def output_stems(
 # %% ../nbs/49_command.ipynb #cell-21
 def _attempt(path, work):
     "What `work()` gives and '', or None and one sentence that says why not."
-    from retinal_tl.core import printable
 
     try:
         return work(), ""
@@ -156,7 +155,6 @@ def _say(sentence):
 @contextlib.contextmanager
 def _naming(path):
     "Puts the file's name before an error that is about the picture in it."
-    from retinal_tl.core import printable
 
     try:
         yield
@@ -168,7 +166,6 @@ def _naming(path):
 
 def _warn(path, warnings):
     "Say what is unusual about a photograph, in one line."
-    from retinal_tl.core import printable
 
     if warnings:
         _say(f"{printable(path)}: warning: {' '.join(warnings)}")
@@ -214,7 +211,6 @@ def write_maps(
 
     import numpy as np
 
-    from retinal_tl.core import write_text, writing
     from retinal_tl.evaluation import lesion_overlay
     from retinal_tl.images import write_png
     from retinal_tl.report import lesion_geojson
@@ -261,7 +257,6 @@ def segment_file(
     picture_bytes: int = 0,  # how large its picture in the HTML report may be; 0 makes nothing for that report
 ) -> tuple[list[dict], object]:  # a row of the report for each lesion; a `ReportPhoto` or None
     "Write what is found in one photograph. Raises `RetinalError` if it cannot be used."
-    from retinal_tl.core import printable
     from retinal_tl.images import read_photo
     from retinal_tl.metrics import quantize
     from retinal_tl.quality import photo_warnings
@@ -299,7 +294,6 @@ def segment_command(
     arguments: argparse.Namespace,  # photo, model, output, threshold, lesion, format, report
 ) -> int:  # exit status
     "`retinal_tl segment`. Raises `RetinalError` when the command itself is wrong."
-    from retinal_tl.core import printable
     from retinal_tl.inference import load_segmenters
 
     runs, (photos, problems) = load_segmenters(arguments.model or [BUILTIN]), find_photos(arguments.photo)
@@ -338,7 +332,6 @@ def _chosen(runs, wanted):
 # %% ../nbs/49_command.ipynb #cell-31
 def _batch(photos, problems, work, columns, output, report, cards, each=None):
     "Do all photographs and write the reports, also when interrupted; the exit status. `each` is called with every row as it comes."
-    from retinal_tl.core import printable, write_text
     from retinal_tl.report import report_text
 
     rows, entries = _folder_rows(problems), []
@@ -367,7 +360,6 @@ def _page(rows, entries, cards):
 # %% ../nbs/49_command.ipynb #cell-32
 def _folder_rows(problems):
     "Rows of the report for folders without photographs, which are also said."
-    from retinal_tl.core import printable
 
     for problem in problems.values():
         _say(problem)
@@ -376,7 +368,6 @@ def _folder_rows(problems):
 
 def _output_folder(arguments):
     "The output folder, made if need be."
-    from retinal_tl.core import printable
 
     output = Path(arguments.output)
     try:
@@ -389,7 +380,6 @@ def _output_folder(arguments):
 
 
 def _refuse_input_folder(output, names):
-    from retinal_tl.core import printable
 
     folders = [
         folder
@@ -413,7 +403,6 @@ def classify_file(
     picture_bytes: int = 0,  # how large its picture in the HTML report may be; 0 makes nothing for that report
 ) -> tuple[list[dict], object]:  # its row of the report, in a list; a `ReportPhoto` or None
     "Whether there is a lesion in one photograph. Raises `RetinalError` if it cannot be used."
-    from retinal_tl.core import printable
     from retinal_tl.images import read_photo
     from retinal_tl.inference import classify
     from retinal_tl.quality import photo_warnings
@@ -437,7 +426,6 @@ def classify_command(
     arguments: argparse.Namespace,  # photo, model, output, threshold, report
 ) -> int:  # exit status
     "`retinal_tl classify`: a table as it goes, and a report. Raises `RetinalError` when the command itself is wrong."
-    from retinal_tl.core import printable
     from retinal_tl.inference import load_run
 
     run, (photos, problems) = load_run(arguments.model, "classifier"), find_photos(arguments.photo)
@@ -457,8 +445,6 @@ def describe_data(
     dataset,  # a `Dataset`, see `retinal_tl.datasets`
 ) -> str:  # a few lines
     "What was found in a data set: photographs, eyes, labels, masks by lesion."
-    from retinal_tl.core import LESIONS
-
     examples = dataset.examples
     labels, eyes = [example.label for example in examples], {example.eye for example in examples}
     lines = [
@@ -479,7 +465,6 @@ def check_data_command(
     arguments: argparse.Namespace,  # data, data_root, csv, same_eyes
 ) -> int:  # exit status: 1 when something is odd
     "`retinal_tl check-data`. Raises `RetinalError` when there is no such data set."
-    from retinal_tl.core import printable
     from retinal_tl.datasets import check_data
     from retinal_tl.runs import open_data
 
@@ -549,7 +534,6 @@ def _lacking(error):
 # %% ../nbs/49_command.ipynb #cell-44
 def _run_notebook(stage, parameters, output):
     "Execute a run's notebook and leave it where it can be read."
-    from retinal_tl.core import printable
 
     source = _run_source(stage)
     try:
@@ -596,7 +580,6 @@ class _Parser(argparse.ArgumentParser):
 
 def _choices(text, known):
     "The names in a list with commas; argparse says it when one is unknown."
-    from retinal_tl.core import nearest, printable
 
     names = [name.strip() for name in text.split(",")]
     for name in names:
@@ -614,7 +597,6 @@ def _formats(text):
 
 
 def _lesions(text):
-    from retinal_tl.core import LESIONS
 
     return [] if text.strip() == "all" else _choices(text, LESIONS)
 
@@ -797,7 +779,6 @@ def main(
 # %% ../nbs/49_command.ipynb #cell-54
 def _work(arguments):
     "The subcommand's exit status, 2 with a sentence when it could not begin."
-    from retinal_tl.core import printable
 
     try:
         return arguments.work(arguments)

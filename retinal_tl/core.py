@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['LESIONS', 'LESION_COLORS', 'RetinalError', 'printable', 'how_many', 'available_cores', 'quiet', 'nearest',
-           'check_name', 'writing', 'write_text', 'file_digest', 'plain']
+           'check_name', 'writing', 'write_text', 'file_digest', 'plain', 'Registry']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import contextlib
 import difflib
 import hashlib
+import importlib
+import inspect
 import logging
 import math
 import os
+import re
 import secrets
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-
-import numpy as np
 
 # %% ../nbs/00_core.ipynb #core-names
 LESIONS = ("exudates", "hemorrhages", "microaneurysms", "soft_exudates")
@@ -65,7 +66,7 @@ def available_cores() -> int:  # at least 1
 # %% ../nbs/00_core.ipynb #855a311b
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:  # nothing; what follows `with` is kept quiet
-    "No warnings, no log, and nothing on the two output streams of the process, by Python or past it; errors come through."
+    "No warnings, no log, nothing on the two output streams of the process, by Python or past it; errors come through."
     logged = logging.root.manager.disable
     for stream in (sys.stdout, sys.stderr):
         if stream:
@@ -105,12 +106,12 @@ def nearest(
 def check_name(
     kind: str,  # what it is a name of, such as 'lesion'
     name: object,  # as it was given
-    names: Iterable[str],  # those that there are
+    names: Collection[str],  # those that there are
 ) -> None:
     "Raise `RetinalError` with the nearest right name, or all of them, unless `name` is one of `names`."
     if name in names:
         return
-    meant = nearest(name, names)
+    meant = nearest(str(name), names)
     raise RetinalError(
         f"There is no {kind} {name!r}; " + (f"did you mean {meant!r}?" if meant else f"choose from {', '.join(names)}.")
     )
@@ -167,10 +168,81 @@ def plain(
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(entry) for entry in value]
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "tolist"):  # NumPy's arrays and numbers
         return plain(value.tolist())
-    if isinstance(value, np.generic):
-        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+# %% ../nbs/00_core.ipynb #core-registry
+class Registry(Mapping[str, Callable]):
+    "Functions by name, in the order in which they were added, each with what it needs."
+
+    def __init__(
+        self,
+        kind: str,  # what one of them is, for messages: 'encoder'
+    ):
+        self.kind = kind
+        self._functions: dict[str, Callable | str] = {}
+        self._needs: dict[str, dict[str, object]] = {}
+
+    def add(
+        self,
+        name: str,  # by which it is chosen
+        function: Callable | str,  # the function, or 'module:function', loaded when it is first asked for
+        **needs: object,  # what it needs, as the registry's page lists it
+    ) -> None:
+        "Add a function. Raises `RetinalError` if the name is taken or is no word."
+        if name in self._functions:
+            raise RetinalError(f"There is a {self.kind} {name!r} already; give yours another name.")
+        if not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise RetinalError(f"{name!r} cannot name a {self.kind}; give letters, digits and _.")
+        self._functions[name], self._needs[name] = function, needs
+
+    def __getitem__(self, name: str) -> Callable:
+        check_name(self.kind, name, self._functions)
+        function = self._functions[name]
+        if isinstance(function, str):
+            module, _, attribute = function.partition(":")
+            function = getattr(importlib.import_module(module), attribute)
+        return function
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._functions)
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._functions
+
+    def needs(
+        self,
+        name: str,  # one of the registry's
+    ) -> dict[str, object]:  # a copy
+        "What the function of that name needs. Raises `RetinalError` for a name that there is not."
+        check_name(self.kind, name, self._functions)
+        return dict(self._needs[name])
+
+    def fingerprint(
+        self,
+        name: str,  # one of the registry's
+    ) -> str:  # 16 hexadecimal digits for a function from outside the library, '' for one of its own
+        "Another one for another source text, so that a run with a changed encoder of yours is another run."
+        check_name(self.kind, name, self._functions)
+        function = self._functions[name]
+        if isinstance(function, str) or function.__module__.startswith("retinal_tl."):
+            return ""
+        try:
+            text = inspect.getsource(function)
+        except (OSError, TypeError):
+            text = f"{function.__module__}.{getattr(function, '__qualname__', name)}"
+        return hashlib.sha256((text + repr(sorted(self._needs[name].items()))).encode()).hexdigest()[:16]
+
+    def remove(
+        self,
+        name: str,  # one of the registry's
+    ) -> None:
+        "Take a name out again. Raises `RetinalError` if it is not there."
+        check_name(self.kind, name, self._functions)
+        del self._functions[name], self._needs[name]

@@ -12,6 +12,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from .core import LESIONS, RetinalError, check_name, file_digest, printable, quiet, write_text
+
 # %% ../nbs/42_export.ipynb #cell-7
 FORMATS = {
     "onnx": "model.onnx",
@@ -28,7 +30,6 @@ def check_tiles(
     "Prepared tiles of a phantom, those with the most lesion in them, as large as the network's in use."
     import numpy as np
 
-    from retinal_tl.core import LESIONS, RetinalError
     from retinal_tl.inference import input_side
     from retinal_tl.preprocess import Preprocessing, prepare, prepare_mask
     from retinal_tl.synthetic import phantom
@@ -74,7 +75,6 @@ def compare_maps(
     "How far a copy is from its model. Raises `RetinalError` if their shapes differ or the copy gives no probabilities."
     import numpy as np
 
-    from retinal_tl.core import RetinalError
     from retinal_tl.metrics import are_probabilities, quantize
 
     expected, found = np.asarray(expected), np.asarray(found)
@@ -92,7 +92,6 @@ def compare_maps(
 # %% ../nbs/42_export.ipynb #cell-22
 def _keras_model(folder, purpose):
     "The Keras model of a run on TensorFlow, or a sentence why not."
-    from retinal_tl.core import RetinalError, quiet
 
     try:
         with quiet():
@@ -119,7 +118,6 @@ def write_format(
     import keras
     import tensorflow
 
-    from retinal_tl.core import RetinalError, printable, quiet
     from retinal_tl.training import write_onnx
 
     try:
@@ -158,8 +156,6 @@ def _open_onnx(path):
 def _open_saved_model(path):
     import tensorflow
 
-    from retinal_tl.core import quiet
-
     with quiet():
         loaded = tensorflow.saved_model.load(path)
     serve = loaded.signatures["serving_default"]
@@ -168,7 +164,6 @@ def _open_saved_model(path):
 
 # %% ../nbs/42_export.ipynb #cell-26
 def _open_litert(path):
-    from retinal_tl.core import quiet
 
     with quiet():
         interpreter = _interpreter()(model_path=path)
@@ -197,8 +192,6 @@ def _interpreter():
 
         Interpreter = getattr(tensorflow.lite, "Interpreter", None)
     if Interpreter is None:
-        from retinal_tl.core import RetinalError
-
         raise RetinalError(
             "Checking a LiteRT file needs the package ai_edge_litert, which is not installed: pip install ai-edge-litert."
         )
@@ -338,7 +331,6 @@ The whole model card is `card.json`: data, split, recipe, figures.
 # %% ../nbs/42_export.ipynb #cell-32
 def _readme(card, format, side, facts):
     "The text of README.md; `facts` holds what was found while exporting."
-    from retinal_tl.core import printable
 
     segmenter, thresholds = card["kind"] == "segmenter", map_thresholds(card)
     preprocessing, names = card["preprocessing"], [name.replace("_", " ") for name in thresholds]
@@ -400,8 +392,6 @@ def _writing_folder(folder):
     import secrets
     import shutil
 
-    from retinal_tl.core import RetinalError, printable
-
     place = Path(os.path.realpath(folder))
     temporary = place.parent / f".{secrets.token_hex(8)}"
     try:
@@ -426,7 +416,6 @@ def _writing_folder(folder):
 # %% ../nbs/42_export.ipynb #cell-35
 def _reference(folder, card, format):
     "What a copy is compared with: the file's name, a function, and the Keras model or None."
-    from retinal_tl.core import RetinalError, printable
     from retinal_tl.inference import load_run
 
     own_onnx, own_keras = "model.onnx" in card["files"], "model.keras" in card["files"]
@@ -449,7 +438,6 @@ def _has_tensorflow():
 
     if not (find_spec("tensorflow") and find_spec("keras")):
         return False
-    from retinal_tl.core import quiet
 
     with quiet():
         import keras
@@ -470,7 +458,6 @@ def _write(folder, card, format, model, side, target):
 # %% ../nbs/42_export.ipynb #cell-37
 def _check(card, format, path, reference, pictures):
     "What `compare_maps` says of the file, and the answer for the first tile. Raises `RetinalError` if it is another model."
-    from retinal_tl.core import RetinalError
 
     thresholds, predict = map_thresholds(card), open_format(format, path)
     answers = predict(pictures)
@@ -514,8 +501,6 @@ def _use(card, format, path):
         return _fill(_USES[format], command=_COMMANDS[card["kind"]], seams=_SEAMS[card["kind"]])
     import tensorflow
 
-    from retinal_tl.core import quiet
-
     with quiet():
         loaded = tensorflow.saved_model.load(str(path))
     serve = loaded.signatures["serving_default"]
@@ -537,7 +522,6 @@ def export_run(
     import numpy as np
 
     from retinal_tl.cards import check_files, read_card, write_card
-    from retinal_tl.core import check_name, file_digest, write_text
     from retinal_tl.inference import input_side, load_run
 
     check_name("format", format, FORMATS)
@@ -573,8 +557,6 @@ def export_command(
     arguments: argparse.Namespace,  # model, format, output
 ) -> int:  # exit status
     "`retinal_tl export`. Raises `RetinalError` when something is wrong."
-    from retinal_tl.core import printable
-
     folder = export_run(arguments.model, arguments.format, arguments.output)
     check = json.loads((folder / "card.json").read_text(encoding="utf-8"))["export"]
     print(
