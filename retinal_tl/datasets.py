@@ -68,12 +68,12 @@ def check_unique_names(
     "Raise `RetinalError`, naming the files, if two photographs have one name."
     known: dict[str, Example] = {}
     for example in examples:
-        first = known.setdefault(example.name, example)
-        if first is not example:
+        if first := known.get(example.name):
             raise RetinalError(
                 f"Two photographs are called {printable(example.name)}: {printable(first.photo)} and "
                 f"{printable(example.photo)}; their reader must give each a name of its own, or read one copy only."
             )
+        known[example.name] = example
 
 # %% ../nbs/07_datasets.ipynb #cell-12
 def label_by_masks(

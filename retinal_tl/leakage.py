@@ -219,6 +219,17 @@ def _alike(
             yield start + places, alike[:, places]
 
 # %% ../nbs/06_leakage.ipynb #cell-40
+def _compare(
+    block: np.ndarray, names: Sequence[str], others: Signatures, places: np.ndarray, alike: np.ndarray
+) -> Iterator[Pair]:
+    "Each pair of `alike` with its score; `places` are those of its columns among the others."
+    seconds = others.read(places.tolist())
+    for i in np.flatnonzero(alike.any(1)):
+        chosen = np.flatnonzero(alike[i])
+        for j, score in zip(chosen, same_eye_scores(block[i : i + 1], seconds[chosen])[0]):
+            yield Pair(names[i], others.names[places[j]], float(score))
+
+
 def find_same_eyes(
     first: Signatures,  # of some photographs
     second: Signatures | None = None,  # of others; none: search among the first
@@ -228,18 +239,11 @@ def find_same_eyes(
     others = first if second is None else second
     if not len(first) or not len(others):
         return []
-    spectra, pairs, start = _spectra_on_disk(others), [], 0
+    spectra, start = _spectra_on_disk(others), 0
+    pairs: list[Pair] = []
     for names, block in first.blocks():
         for places, alike in _alike(block, spectra, start if second is None else None):
-            seconds = others.read(places.tolist())
-            for i in np.flatnonzero(alike.any(1)):
-                chosen = np.flatnonzero(alike[i])
-                scores = same_eye_scores(block[i : i + 1], seconds[chosen])[0]
-                pairs += [
-                    Pair(names[i], others.names[places[j]], float(score))
-                    for j, score in zip(chosen, scores)
-                    if score >= threshold
-                ]
+            pairs += [pair for pair in _compare(block, names, others, places, alike) if pair.score >= threshold]
         start += len(names)
     return sorted(pairs, key=lambda pair: (-pair.score, pair.first, pair.second))
 

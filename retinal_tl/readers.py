@@ -349,11 +349,12 @@ def _cuts(pieces: Sequence[str], count: int) -> Iterator[tuple[str, ...]]:
 
 def _split_roots(names: Sequence[str], text: str) -> Sequence[str | None]:
     "The folder of each data set in a text in which they are joined with +."
-    exists = lambda part: Path(part).expanduser().is_dir()
-    needless = [not READERS.needs(name).get("root") for name in names]
+    needs = [READERS.needs(name) for name in names]
+    fits = lambda part, need: Path(part).expanduser().is_dir() if part else not need.get("root")
+    made = lambda need: not need.get("root") and not need.get("table")  # phantoms make their folder
     cuts = list(_cuts(text.split("+"), len(names)))
-    there = [cut for cut in cuts if all(map(exists, cut))] or [
-        cut for cut in cuts if all(exists(part) or free for part, free in zip(cut, needless))
+    there = [cut for cut in cuts if all(map(fits, cut, needs))] or [
+        cut for cut in cuts if all(made(need) or fits(part, need) for part, need in zip(cut, needs))
     ]
     if len(there) > 1:
         ways = " or ".join(" and ".join(map(repr, map(printable, cut))) for cut in there[:3])
