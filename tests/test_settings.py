@@ -205,12 +205,14 @@ def machine(tmp_path, monkeypatch):
     for name in ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    for name in ("keras", "nvidia", "nvidia.cudnn", "jax_plugins"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path / "nvidiactl"),))
     monkeypatch.setattr(module, "_CPUINFO", str(tmp_path / "cpuinfo"))
     monkeypatch.setattr(module, "find_library", lambda name: None)
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("nvidia", None)  # which a look for `nvidia.cudnn` leaves
 
 
 def install(machine, *modules):
