@@ -2,11 +2,11 @@
 
     python tools/transfer_tried.py results/transfer_tried.csv --study results/transfer_idrid.json --runs runs/
 
-The parameters, the split and the seeds are those of a study of `run_transfer`, whose JSON is given. Each idea changes one
-thing and is compared with the study's arms on all photographs; it uses the study's classifiers. What --runs holds of the
-study is taken, the rest is trained. An idea that has other photographs for stage 1 may have to be judged on other eyes,
-and then `scratch` is trained anew. `--ideas` picks some of the ideas, `--seeds` some of the seeds; what is finished is not
-trained again.
+The parameters, the split and the seeds are those of a study of `run_transfer`, whose JSON is given. Each idea
+changes one thing and is compared with the study's arms on all photographs; it uses the study's classifiers. What
+--runs holds of the study is taken, the rest is trained. An idea that has other photographs for stage 1 may have to
+be judged on other eyes, and then `scratch` is trained anew. `--ideas` picks some of the ideas, `--seeds` some of
+the seeds; what is finished is not trained again.
 """
 
 import argparse
