@@ -1,12 +1,18 @@
 """Heat maps of the classifier, on whichever backend KERAS_BACKEND names."""
 
+import json
+import sys
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from PIL import Image
 
 from retinal_tl.classifier import build_classifier
 from retinal_tl.core import RetinalError
+from retinal_tl.datasets import Example
 from retinal_tl.encoders import LayerOptions, build_encoder, convolution, encoder_of
 from retinal_tl.gradcam import (
     class_maps,
@@ -20,6 +26,7 @@ from retinal_tl.gradcam import (
     mass_on_lesions,
     photo_heat,
 )
+from retinal_tl.leakage import read_signatures, write_signatures
 from retinal_tl.preprocess import FieldOfView, Prepared, Preprocessing, prepare
 from retinal_tl.registries import ENCODERS, POOLINGS
 from retinal_tl.synthetic import phantom
@@ -285,3 +292,45 @@ def test_interval_of_the_gain_holds_the_truth_as_often_as_it_says():
         low, high = bootstrap_interval(shares, gain, n=200, seed=i, scale="log")
         held += low <= 2 <= high
     assert 0.88 <= held / 80 <= 0.99
+
+
+def test_the_tool_measures_unseen_eyes_alone(tmp_path, monkeypatch, darkness):
+    """Four eyes, one of them seen in training under another name and one known by its eye: two are measured."""
+    import lesion_mass as tool
+
+    settings = Preprocessing(diameter=192, clahe="none")
+    examples = []
+    for seed in range(4):
+        eye = phantom(seed, size=192, lesions=("exudates", "hemorrhages"))
+        Image.fromarray(eye.photo).save(photo := tmp_path / f"eye {seed}.png")
+        masks = {lesion: tmp_path / f"{lesion} {seed}.png" for lesion in ("exudates", "hemorrhages")}
+        for lesion, path in masks.items():
+            Image.fromarray(eye.masks[lesion]).save(path)
+        examples.append(Example(photo, True, masks, f"eye {seed}", "idrid"))
+    run = tmp_path / "run"
+    run.mkdir()
+    write_signatures(run / "signatures.npz", read_signatures({"seen": examples[0].photo}, tmp_path / "cache")[0])
+    card = SimpleNamespace(
+        preprocessing=settings,
+        overlap=0.25,
+        data=SimpleNamespace(training_eyes=("eye 1",)),
+        training=SimpleNamespace(settings=dict.fromkeys(tool.SETTINGS, 0)),
+        metrics={"validation": {"auc": 0.7, "interval": [0.6, 0.8]}},
+        **dict(name="run", created="2026-11-24T03:15:00+00:00", hardware="two cores"),
+    )
+    monkeypatch.setattr(tool, "read_classifier_card", lambda folder, what: card)
+    monkeypatch.setattr(tool, "load_weights", lambda folder: darkness)
+    monkeypatch.setattr(tool, "input_side", lambda card: 192)
+    monkeypatch.setattr(tool, "open_data", lambda name, root: SimpleNamespace(examples=examples))
+    output = tmp_path / "gradcam.json"
+    arguments = ["lesion_mass", str(run), "--idrid", "A. Segmentation", "--maps", "-1", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    tool.main()
+    measured = json.loads(output.read_text())
+    found = measured["maps"]["-1"]
+    assert (measured["outlined"], measured["seen_left_out"], found["images"]) == (4, 2, 2)
+    assert [one["name"] for one in found["per_image"]] == ["eye 2.png", "eye 3.png"]
+    assert found["pixels_per_position"] == 8 and measured["run"]["validation"] == {"auc": 0.7}
+    assert 0 < found["chance"] < found["truth_at_this_size"] < 1
+    assert found["gain"] == pytest.approx(found["mass"] / found["chance"])
+    assert found["gain_interval"][0] <= found["gain"] <= found["gain_interval"][1]
