@@ -286,7 +286,8 @@ def read_synthetic(
     root: str | Path | None = None,  # folder of the phantoms; none: `data/synthetic`
 ) -> Dataset:  # as `read_folder` gives it
     "240 phantoms of 512 pixels, drawn if they are not there. Raises `RetinalError` if other things are in the folder."
-    folder = write_synthetic(root or Path("data") / "synthetic", count=240, size=512, seed=0)
+    folder = Path(root).expanduser() if root else Path("data") / "synthetic"
+    write_synthetic(folder, count=240, size=512, seed=0)
     return replace(read_folder(folder), name="synthetic")
 
 # %% ../nbs/07_datasets.ipynb #cell-84

@@ -90,11 +90,11 @@ def hold_signatures(
     signatures: np.ndarray,  # float32 (n, 160, 160)
 ) -> Signatures:  # rounded as on disk
     "Signatures that are in memory already: for a few photographs."
-    packed = _pack(np.asarray(signatures, np.float32))
-    if len(names) != len(packed):
-        raise ValueError(f"{len(names)} names and {len(packed)} signatures.")
-    digest = _digest_of(list(names), hashlib.sha256(packed.tobytes()).hexdigest())
-    return Signatures(tuple(map(str, names)), lambda places: _unpack(packed[list(places)]), digest)
+    called, packed = tuple(map(str, names)), _pack(np.asarray(signatures, np.float32))
+    if len(called) != len(packed):
+        raise ValueError(f"{len(called)} names and {len(packed)} signatures.")
+    digest = _digest_of(called, hashlib.sha256(packed.tobytes()).hexdigest())
+    return Signatures(called, lambda places: _unpack(packed[list(places)]), digest)
 
 
 def join_signatures(
