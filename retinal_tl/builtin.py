@@ -20,10 +20,10 @@ from .core import RetinalError, file_digest, printable
 from .evaluation import evaluate_classifier
 from .images import read_photo
 from .inference import classify, load_run
-from .leakage import find_same_eyes, read_signatures
+from .leakage import find_same_eyes, open_signatures, read_signatures
 from .metrics import best_threshold, pixel_histogram
 from .preprocess import Preprocessing, prepare
-from .runs import open_data, photo_name
+from .readers import open_data
 
 # %% ../nbs/43_builtin.ipynb #e4dbf21f
 def halve_weights(
@@ -142,17 +142,16 @@ def judge_graded(
 ) -> dict:  # of `evaluate_classifier`, at the threshold with the highest sum of sensitivity and specificity
     "The classifier on graded photographs of eyes that it has not learned from. Raises `RetinalError` as reading does."
     run, dataset = load_run(stage1, "classifier"), open_data("csv", data_root, csv)
-    with np.load(Path(stage1) / "signatures.npz", allow_pickle=False) as kept:
-        known, signatures = kept["names"].tolist(), kept["signatures"].astype(np.float32)
-    names, found, _ = read_signatures([example.photo for example in dataset.examples])
-    seen = {pair.first for pair in find_same_eyes(names, found, known, signatures)}
+    found, _ = read_signatures({example.name: example.photo for example in dataset.examples})
+    known = open_signatures(Path(stage1) / "signatures.npz")
+    seen = {pair.first for pair in find_same_eyes(found, known)}
     learned = set(run.card["split"]["training"])
     unseen = [
         example
         for example in dataset.examples
-        if str(example.photo) in names
-        and str(example.photo) not in seen
-        and photo_name(example) not in learned
+        if example.name in found.names
+        and example.name not in seen
+        and example.name not in learned
         and example.label is not None
     ]
     labels, probabilities = (

@@ -22,7 +22,7 @@ from retinal_tl.images import read_mask
 from retinal_tl.inference import Run, load_run, segment_prepared
 from retinal_tl.metrics import PixelHistogram, coarsen, pixel_histogram, quantize
 from retinal_tl.preprocess import Preprocessing, prepare_file
-from retinal_tl.runs import open_data, photo_name
+from retinal_tl.readers import open_data
 from retinal_tl.studies import read_histograms
 from retinal_tl.uncertainty import paired_difference
 
@@ -47,7 +47,7 @@ def histograms(run: Run, examples: list, cache: Path) -> dict[str, dict[str, Pix
     what = [
         run.card["files"],
         {name: run.card.get(name) for name in ("tile", "overlap", "flips", "preprocessing")},
-        [photo_name(example) for example in examples],
+        [example.name for example in examples],
     ]
     kept = KEPT / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}.npz"
     if not kept.exists():
@@ -64,7 +64,7 @@ def histograms(run: Run, examples: list, cache: Path) -> dict[str, dict[str, Pix
     with np.load(kept, allow_pickle=False) as found:
         return {
             lesion: {
-                photo_name(example): PixelHistogram(counts, found["levels"])
+                example.name: PixelHistogram(counts, found["levels"])
                 for example, counts in zip(examples, found[lesion])
             }
             for lesion in lesions_of(run.card)
@@ -93,7 +93,7 @@ def main() -> None:
     examples = [
         example
         for example in open_data(given.data, given.data_root).examples
-        if photo_name(example) in set(off.card["split"]["validation"])
+        if example.name in set(off.card["split"]["validation"])
     ]
     kept = [
         dict.fromkeys(run.lesions) if changes else of_run(run) for run, changes in ((off, given.off), (on, given.on))

@@ -24,13 +24,13 @@ import numpy as np
 
 from retinal_tl.cards import read_card
 from retinal_tl.core import printable, write_text
-from retinal_tl.datasets import read_dataset
 from retinal_tl.encoders import encoder_of
 from retinal_tl.gradcam import first_center, lesion_mass, mass_on_lesions, photo_heat, to_pixels
 from retinal_tl.images import read_mask
 from retinal_tl.inference import input_side
-from retinal_tl.leakage import find_same_eyes, read_signatures
+from retinal_tl.leakage import find_same_eyes, open_signatures, read_signatures
 from retinal_tl.preprocess import Preprocessing, prepare_file, prepare_mask
+from retinal_tl.readers import read_idrid
 from retinal_tl.training import load_weights
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -38,12 +38,11 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def unseen(examples, run, card):
     """Those whose eye the run's training has not seen."""
-    with np.load(run / "signatures.npz", allow_pickle=False) as kept:
-        known, signatures = kept["names"].tolist(), kept["signatures"].astype(np.float32)
-    names, found, problems = read_signatures([example.photo for example in examples])
+    known = open_signatures(run / "signatures.npz")
+    found, problems = read_signatures([example.photo for example in examples])
     if problems:
         raise SystemExit("\n".join(problems))
-    seen = {pair.first for pair in find_same_eyes(names, found, known, signatures)}
+    seen = {pair.first for pair in find_same_eyes(found, known)}
     return [
         example
         for example in examples
@@ -108,7 +107,7 @@ def main():
     arguments = parser.parse_args()
     measured = dict(commit=commit(), measured=datetime.now(UTC).isoformat(timespec="seconds"))
     card, classifier = read_card(arguments.run), load_weights(arguments.run)
-    every = read_dataset("idrid", arguments.idrid).examples
+    every = read_idrid(arguments.idrid).examples
     outlined = [example for example in every if example.source == "idrid" and any(example.masks.values())]
     examples = unseen(outlined, arguments.run, card)
     print(f"{len(outlined)} outlined photographs, {len(examples)} of eyes that training has not seen", flush=True)
