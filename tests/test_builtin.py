@@ -76,7 +76,27 @@ def test_cards_say_what_people_must_know(kind):
 def test_they_stay_small():
     files = [path for path in load_run("builtin", "segmenter").folder.parent.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 60e6
-    assert {path.suffix for path in files} == {".json", ".onnx", ".keras"}, "no photograph travels in the package"
+    assert {path.suffix for path in files} == {".json", ".onnx", ".keras", ".txt", ".md"}, (
+        "no photograph travels in the package"
+    )
+
+
+def test_the_licence_lies_beside_the_weights():
+    """CC BY 4.0, section 3(a): the authors, a notice of the licence and of its disclaimer, a link, and what was changed."""
+    weights = load_run("builtin", "segmenter").folder.parent
+    licence = (weights / "LICENSE-CC-BY-4.0.txt").read_text(encoding="utf-8")
+    sections = [line for line in licence.splitlines() if line.startswith("Section ")]
+    assert len(sections) == 8 and len(licence.split()) > 2_500, "the whole text"
+    attribution = (weights / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    for words in (
+        "the retinal_tl founders",
+        "(c) by Prasanna Porwal, Samiksha Pachade and Manesh Kokare",
+        "https://creativecommons.org/licenses/by/4.0/",
+        "section 5 of the licence",
+        "https://ieee-dataport.org/open-access/indian-diabetic-retinopathy-image-dataset-idrid",
+        "**Changes:**",
+    ):
+        assert words in attribution, words
 
 
 @pytest.mark.skipif(not IDRID, reason="RETINAL_TL_IDRID does not name the folder of IDRiD")
