@@ -191,7 +191,7 @@ def sample_patches(
 ) -> tuple[np.ndarray, np.ndarray]:  # uint8 (count, size, size, 3) and uint8 (count, size, size[, kinds])
     """Patches and their masks. Raises `RetinalError` if there are no sources.
 
-    Lesions get a share, each kind as often as the others, hard negatives another; the rest lie anywhere in the field."""
+    Lesions get a share, each kind as often as the others, hard negatives another, and the rest lies anywhere."""
     if not sources:
         raise RetinalError(
             "There are no photographs to take patches from; check the data with `retinal_tl check-data`."
