@@ -1,4 +1,7 @@
-"""Every public name says what goes in and what comes out, and has an example and a test in its notebook. Nothing is imported."""
+"""Every public name says what goes in and what comes out, and has an example and a test in its notebook.
+
+Nothing is imported.
+"""
 
 import ast
 import io
@@ -144,7 +147,7 @@ def speakers(node, nodes):
 
 
 def gives_command(name, cell):
-    """Does a cell give the subcommand that is the work of this function, as `call("check-data", ...)` of `check_data_command`?"""
+    """Does a cell give the subcommand that a function is, as `call("check-data", ...)` for `check_data_command`?"""
     return (
         name.endswith("_command")
         and f'"{name.removesuffix("_command").replace("_", "-")}"' in cell

@@ -1,4 +1,4 @@
-"""The repository is of one piece: library and README are what the notebooks say, and the notebooks are clean and small."""
+"""The repository is of one piece: library and README are what the notebooks say; the notebooks are clean and small."""
 
 import importlib
 import inspect
@@ -70,7 +70,7 @@ def test_notebooks_are_clean(copy):
 
 
 def test_readme_is_what_the_index_says():
-    run(sys.executable, "tools/readme.py", "--check", cwd=REPOSITORY)
+    run(sys.executable, "tools/build/readme.py", "--check", cwd=REPOSITORY)
 
 
 def test_notebooks_are_small():
@@ -115,10 +115,12 @@ def public_names():
                 yield f"{path.stem}.{name}", value
 
 
+@pytest.mark.slow
 def test_every_public_name_says_what_it_is():
     assert not [name for name, value in public_names() if not inspect.getdoc(value)]
 
 
+@pytest.mark.slow
 def test_every_signature_can_be_shown():
     """The site evaluates annotations, so a type in quotes has to be importable where it stands."""
     problems = []

@@ -1,9 +1,9 @@
 """Does a classifier look at lesions? The share of its heat maps' mass on the lesions of IDRiD's outlined photographs.
 
-    python tools/lesion_mass.py runs/stage1-... --idrid "IDRiD/A. Segmentation" [--output results/gradcam.json]
+    python tools/figures/lesion_mass.py runs/stage1-... --idrid "IDRiD/A. Segmentation" [--output results/gradcam.json]
 
-Photographs of an eye that the run's training saw are left out: by the eyes that its card names, and by the signatures that lie
-beside it. Validation of the run may have seen the others; it chose an epoch by them, and no weight.
+Photographs of an eye that the run's training saw are left out: by the eyes that its card names, and by the signatures
+that lie beside it. Validation of the run may have seen the others; it chose an epoch by them, and no weight.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from retinal_tl.leakage import find_same_eyes, read_signatures
 from retinal_tl.preprocess import Preprocessing, prepare_file, prepare_mask
 from retinal_tl.training import load_weights
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
 def unseen(examples, run, card):
@@ -142,7 +142,7 @@ def main():
         command=shlex.join(
             [
                 "python",
-                "tools/lesion_mass.py",
+                "tools/figures/lesion_mass.py",
                 arguments.run.name,
                 "--idrid",
                 printable(arguments.idrid.name),

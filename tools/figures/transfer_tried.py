@@ -1,9 +1,10 @@
-"""What was tried so that a transfer beats `scratch`: other classifiers and other ways to carry the encoder over, as rows of a table.
+"""What was tried so that a transfer beats `scratch`: other classifiers, other ways to carry the encoder over.
 
-    python tools/transfer_tried.py results/transfer_tried.csv --study results/transfer_idrid.json --runs runs/
+    python tools/figures/transfer_tried.py results/transfer_tried.csv --study results/transfer_idrid.json --runs runs/
 
-The parameters, the split and the seeds are those of a study of `run_transfer`, whose JSON is given. Its classifiers and its arms with all photographs are what is compared with: where
---runs holds them they are taken, else they are trained. Where an idea has other photographs for stage 1, other eyes may be judged, and `scratch` is trained anew. Each idea
+The parameters, the split and the seeds are those of a study of `run_transfer`, whose JSON is given. Its classifiers and
+its arms with all photographs are what is compared with: where --runs holds them they are taken, else they are trained.
+Where an idea has other photographs for stage 1, other eyes may be judged, and `scratch` is trained anew. Each idea
 changes one thing. `--ideas` names some of them, `--seeds` some of the seeds; what is finished is not trained again.
 """
 
