@@ -115,6 +115,39 @@ def test_setup_reads_settings_alone():
     assert not (REPOSITORY / "pyproject.toml").exists()
 
 
+def imports():
+    """For each module of the library, the number of its notebook and the names of what it imports, functions included."""
+    for path in sorted((REPOSITORY / "retinal_tl").glob("[a-z]*.py")):
+        text, names = path.read_text(encoding="utf-8"), set()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                names |= {one.name for one in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names |= {f"{node.module}.{one.name}" for one in node.names} | {node.module}
+        yield path.stem, re.search(r"^# %% .*?(\d+[a-z]?)_\w+\.ipynb", text, re.M)[1], names
+
+
+def test_imports_run_downhill():
+    """A notebook imports from lower numbers only."""
+    found = {module: (number, names) for module, number, names in imports()}
+    uphill = [
+        f"{number}_{module} imports {other}"
+        for module, (number, names) in found.items()
+        for other in {name.split(".")[1] for name in names if name.startswith("retinal_tl.")} & set(found)
+        if found[other][0] >= number
+    ]
+    assert len(found) > 20 and not uphill, "\n".join(uphill)
+
+
+def test_keras_is_imported_where_networks_are_built_and_trained_alone():
+    found = {
+        f"{number}_{module}"
+        for module, number, names in imports()
+        if {"keras", "tensorflow", "jax"} & {name.split(".")[0] for name in names} and not re.match("1|2|42", number)
+    }
+    assert not found, f"{', '.join(sorted(found))}: using a model needs no Keras"
+
+
 def test_modules_and_functions_are_short():
     """A module of at most 450 lines, a function of at most 40; that it has at most 7 parameters, ruff checks."""
     long = []
