@@ -116,14 +116,15 @@ def test_setup_reads_settings_alone():
 
 
 def imports():
-    """For each module of the library, the number of its notebook and the names of what it imports, functions included."""
+    """For each module of the library, the number of its notebook and the full names of what it imports, anywhere."""
     for path in sorted((REPOSITORY / "retinal_tl").glob("[a-z]*.py")):
         text, names = path.read_text(encoding="utf-8"), set()
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):
                 names |= {one.name for one in node.names}
             elif isinstance(node, ast.ImportFrom):
-                names |= {f"{node.module}.{one.name}" for one in node.names} | {node.module}
+                module = ".".join(filter(None, ["retinal_tl" if node.level else "", node.module]))
+                names |= {f"{module}.{one.name}" for one in node.names}
         yield path.stem, re.search(r"^# %% .*?(\d+[a-z]?)_\w+\.ipynb", text, re.M)[1], names
 
 
