@@ -100,6 +100,13 @@ def pytest_collection_modifyitems(config, items):
     items[:] = sorted((item for item in items if item not in twice), key=rank)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def fresh_session():
+    """Each file begins as if Keras had just been loaded: no models of another file, layers numbered from one again."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session()
+
+
 def started_by(item, before):
     """The sentence for a test, or a file of tests, that has started an engine without being marked `slow`."""
     started = sorted(ENGINES & set(sys.modules) - before)
