@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.package
+pytestmark = [pytest.mark.slow, pytest.mark.package]
 
 
 def run(*command, cwd, **variables):

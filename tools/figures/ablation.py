@@ -1,11 +1,12 @@
-"""What one idea changes: two ways of outlining the same validation photographs, as rows of a table with paired intervals.
+"""What one idea changes: two ways of outlining the same photographs, as rows of a table with paired intervals.
 
-    python tools/ablation.py results/ablation.csv "mean over mirror images" --data idrid --data-root ../shared/data/IDRiD \\
-        RUN RUN --off flips=false --on flips=true
+    python tools/figures/ablation.py results/ablation.csv "mean over mirror images" RUN RUN \\
+        --data idrid --data-root ../shared/data/IDRiD --off flips=false --on flips=true
 
-The first run is without the idea, the second with it; --off and --on change entries of their cards. Only photographs that neither run has learned from are
-measured, each at its own size. Rows of an idea that is in the table already are replaced. The histograms that a run has kept are taken where nothing of its card is changed;
-others are kept in runs/ablation, so that a second call is fast.
+The first run is without the idea, the second with it; --off and --on change entries of their cards. Only photographs
+that neither run has learned from are measured, each at its own size. Rows of an idea that is in the table already are
+replaced. The histograms that a run has kept are taken where nothing of its card is changed; others are kept in
+runs/ablation, so that a second call is fast.
 """
 
 import argparse
@@ -130,7 +131,8 @@ def main() -> None:
             | figures
         )
         print(
-            f"{lesion}: {figures['without']} → {figures['with']}, {float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})"
+            f"{lesion}: {figures['without']} → {figures['with']}, "
+            f"{float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})"
         )
     with open(given.table, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")

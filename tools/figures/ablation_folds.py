@@ -1,10 +1,13 @@
-"""What each idea of the recipe gives, on folds: one thing is changed, and every photograph is judged once, by a network that has not seen its eye.
+"""What each idea of the recipe gives, on folds: one thing is changed, and no network judges an eye that it has seen.
 
-    python tools/ablation_folds.py results/ablation_folds.csv --idrid ../shared/data/IDRiD --screening ../shared/data/DR-screening
+    python tools/figures/ablation_folds.py results/ablation_folds.csv \\
+        --idrid ../shared/data/IDRiD --screening ../shared/data/DR-screening
 
-The preset `best`, cut down until it can be trained many times: from scratch, at half the scale, for a few hundred steps, on two folds of half the eyes. Each idea is this
-recipe with one thing changed. The difference in AUPR is paired by photograph over both folds, each photograph at its own size. Runs are kept in --runs and used again.
-`--share 1 3` only trains the first of every three networks, so that several machines or processes can divide the work; a call without it trains what is missing and measures.
+The preset `best`, cut down until it can be trained many times: from scratch, at half the scale, for a few hundred
+steps, on two folds of half the eyes. Each idea is this recipe with one thing changed. The difference in AUPR is paired
+by photograph over both folds, each photograph at its own size and judged once. Runs are kept in --runs and used again.
+`--share 1 3` only trains the first of every three networks, so that several machines or processes can divide the work;
+a call without it trains what is missing and measures.
 """
 
 import argparse
@@ -88,7 +91,8 @@ def rows(idea: str, changes: dict, without: list[Path], with_it: list[Path]) -> 
         figures = dict(zip(("without", "with", "gain", "low", "high", "p"), (f"{value:.4f}" for value in values)))
         found.append(dict(idea=idea, lesion=lesion, photos=difference.units) | figures | about)
         print(
-            f"{idea}, {lesion}: {figures['without']} to {figures['with']}, {float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})",
+            f"{idea}, {lesion}: {figures['without']} to {figures['with']}, "
+            f"{float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})",
             flush=True,
         )
     return found

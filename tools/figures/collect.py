@@ -1,8 +1,8 @@
 """Write the figures of finished runs, with their provenance, into one small JSON file.
 
-    python tools/collect.py results/idrid.json runs/stage1-...@COMMIT runs/stage2-...@COMMIT
+    python tools/figures/collect.py results/idrid.json runs/stage1-...@COMMIT runs/stage2-...@COMMIT
 
-The commit is that of the code that trained the run. Precision-recall curves and lists of photographs stay in the runs' cards.
+The commit is that of the code that trained the run. Precision-recall curves and lists of photographs stay in the cards.
 """
 
 import argparse
