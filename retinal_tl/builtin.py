@@ -31,7 +31,7 @@ from .readers import open_data
 def halve_weights(
     contents: bytes,  # of an ONNX file
 ) -> bytes:  # of another one, which takes and gives the same arrays
-    "The same network with its float32 weights kept as float16. Raises `RetinalError` where a weight is too large for 16 bits."
+    "The same network with its float32 weights kept as float16. Raises `RetinalError` where one is too large for that."
     import onnx
     from onnx import numpy_helper
 
@@ -63,7 +63,7 @@ def _half(values: np.ndarray, name: str) -> np.ndarray:
 def halve_keras(
     contents: bytes,  # of a file that `model.save` wrote
 ) -> bytes:  # of another one
-    "The same network with its weights rounded to 16 bits, compressed. Raises `RetinalError` where a weight is too large for them."
+    "The same network with its weights rounded to 16 bits, compressed. Raises `RetinalError` where one is too large."
     archive, packed = zipfile.ZipFile(io.BytesIO(contents)), io.BytesIO()
     with zipfile.ZipFile(packed, "w") as target:
         for name in archive.namelist():
@@ -101,7 +101,7 @@ def pack_run(
     tiles: np.ndarray,  # float32 (n, side, side, 3), 0..255, real ones, prepared as the card says
     changes: Mapping[str, Any] | None = None,  # fields of the card given anew: `licence`, `limits`, `flips`, ...
 ) -> float:  # the largest difference of a probability on the tiles
-    "A run as it travels in the package. Raises `RetinalError` if the packed model differs by more than `HALF_TOLERANCE`."
+    "A run as it travels in the package. Raises `RetinalError` if that differs by more than `HALF_TOLERANCE`."
     folder, target = Path(folder), Path(target)
     card = read_card(folder)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:

@@ -24,7 +24,7 @@ from retinal_tl.inference import Run, load_run, segment_prepared
 from retinal_tl.metrics import PixelHistogram, coarsen, pixel_histogram, quantize
 from retinal_tl.preprocess import Preprocessing, prepare_file
 from retinal_tl.readers import open_data
-from retinal_tl.studies import read_histograms
+from retinal_tl.evaluation import read_histograms
 from retinal_tl.uncertainty import paired_difference
 
 COLUMNS = ("idea", "lesion", "without", "with", "gain", "low", "high", "p", "photos", "off", "on", "run_off", "run_on")

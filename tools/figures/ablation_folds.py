@@ -17,7 +17,7 @@ from pathlib import Path
 from retinal_tl.cards import lesions_of, read_card
 from retinal_tl.metrics import PixelHistogram
 from retinal_tl.runs import run_stage2
-from retinal_tl.studies import read_histograms
+from retinal_tl.evaluation import read_histograms
 from retinal_tl.uncertainty import paired_difference
 
 COLUMNS = ("idea", "lesion", "without", "with", "gain", "low", "high", "p", "photos", "folds", "changed", "hardware")

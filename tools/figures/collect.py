@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from retinal_tl.cards import read_card
-from retinal_tl.runs import results_of
+from retinal_tl.pictures import metrics_rows
 
 DROPPED = {"curve", "per_image"}
 KEPT = (

@@ -38,7 +38,7 @@ from retinal_tl.preprocess import Prepared, Preprocessing, prepare_file, prepare
 from retinal_tl.readers import open_data
 from retinal_tl.uncertainty import bootstrap_interval
 
-REPOSITORY = Path(__file__).resolve().parents[2].parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 SETTINGS = ("encoder", "width", "pooling", "diameter", "image_size", "labels", "epochs", "steps_per_epoch", "seed")
 PACKAGES = ("retinal_tl", "keras", "tensorflow", "numpy", "opencv-python-headless")
 
