@@ -294,3 +294,26 @@ def test_the_notebooks_draw_from_the_files(places, tmp_path):
     shown = papermill("run_tables.ipynb", tmp_path / "tables.ipynb", TABLES | places, tmp_path)
     assert "6 finished before" in shown and shown.count("image/png") == 1
     assert "published by Ortiz-Feregrino et al., on other data" in shown
+
+
+def test_a_dry_run_trains_nothing(phantoms, tmp_path):
+    places = dict(data_root=phantoms, output=str(tmp_path / "runs"), results=str(tmp_path / "results"))
+    said: list[str] = []
+    assert run_tables(said.append, **TABLES | places | dict(dry=True)) is None
+    assert said[0] == "6 trainings: 0 finished before, 0 to go on with, 6 to make."
+    assert any("hemorrhages, resnet50_cbam, frozen" in line for line in said)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cache"]
+
+
+def test_wrong_parameters_are_found_before_any_work(tmp_path):
+    for function, wrong, part in [
+        (run_tables, dict(lesion="exudates"), "by the study"),
+        (run_tables, dict(encoders="vgg61"), "vgg16"),
+        (run_tables, dict(epochs=0), "epochs"),
+        (run_transfer, dict(arms="frozen"), "scratch"),
+        (run_transfer, dict(stage1_run=str(tmp_path / "nowhere")), "no such run"),
+    ]:
+        with pytest.raises(RetinalError, match=part):
+            function(silent, **dict(output=str(tmp_path / "runs")) | wrong)
+    assert not list(tmp_path.iterdir())

@@ -10,27 +10,10 @@ import csv
 import json
 from pathlib import Path
 
-from retinal_tl.cards import read_card
+from retinal_tl.cards import card_to_json, read_card
 from retinal_tl.pictures import metrics_rows
 
 DROPPED = {"curve", "per_image"}
-KEPT = (
-    "name",
-    "kind",
-    "created",
-    "lesion",
-    "transfer",
-    "encoder",
-    "width",
-    "preprocessing",
-    "tile",
-    "overlap",
-    "threshold",
-    "training",
-    "versions",
-    "hardware",
-    "command",
-)
 
 
 def small(value):
@@ -47,18 +30,16 @@ def small(value):
 def summary(folder: Path, commit: str) -> dict:
     """What is worth keeping of a run's card."""
     card = read_card(folder)
-    photos = {part: len(names) for part, names in card["split"].items()}
-    parents = [
-        dict(name=parent["name"], kind=parent["kind"], seconds=parent["training"].get("seconds"))
-        for parent in card.get("parents", [])
-    ]
-    metrics = {name: small(result) for name, result in results_of(card["metrics"]).items()}
-    return {name: card[name] for name in KEPT} | dict(
+    values = card_to_json(card)
+    kept = {
+        name: value for name, value in values.items() if name not in ("split", "data", "files", "limits", "licence")
+    }
+    return kept | dict(
         commit=commit,
-        data=card["data"]["name"],
-        photos=photos,
-        parents=parents,
-        metrics=metrics,
+        data=card.data.name,
+        photos={part: len(getattr(card.split, part)) for part in ("training", "validation", "test")},
+        parents=[dict(name=one.name, kind=one.kind, seconds=one.seconds) for one in card.parents],
+        metrics={name: small(result) for name, result in metrics_rows(card.metrics).items()},
         history=history(folder),
     )
 

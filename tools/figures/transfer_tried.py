@@ -11,18 +11,18 @@ the seeds; what is finished is not trained again.
 
 import argparse
 import csv
-import os
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from retinal_tl.cards import read_card
-from retinal_tl.registries import TRANSFERS
-from retinal_tl.runs import run_stage1, run_stage2
-from retinal_tl.transfer_study import Transfer
-from retinal_tl.studies import find_runs, photos_interval, read_results, seeds_interval, study_parameters, train_jobs, transfer_jobs
+from retinal_tl.cards import read_segmenter_card
 from retinal_tl.evaluation import read_histograms
+from retinal_tl.plans import Plan, plan
+from retinal_tl.registries import TRANSFERS
+from retinal_tl.runs import forget_models, run
+from retinal_tl.studies import make_runs, photos_interval, read_results, seeds_interval, study_parameters
+from retinal_tl.transfer_study import Transfer, transfer_plans
 
 COLUMNS = (
     "idea",
@@ -74,53 +74,43 @@ IDEAS = {
 }
 
 
-def train(idea: str, seed: int, stage1: dict, stage2: dict, classifier: str, runs: Path, scratch: bool = False) -> Path:
-    """The finished run of an idea and a seed, or that of `scratch` beside it, with the same photographs."""
+def plans_of(idea: str, stage1: dict, stage2: dict, classifier: Plan, place: Path, scratch: bool = False) -> list[Plan]:
+    """The plans of an idea, or of `scratch` beside it on the same photographs; the last one is compared."""
     arm, changes1, changes2 = IDEAS[idea]
     if scratch:
         arm, changes2 = "scratch", {}
-    place = runs / "tried" / idea.replace(" ", "_").replace(",", "")
-    place.mkdir(parents=True, exist_ok=True)
-    (runs / "cache").mkdir(exist_ok=True)
-    if not (place / "cache").exists():
-        (place / "cache").symlink_to(os.path.relpath(runs / "cache", place))
-    keras.utils.clear_session()
     if changes1 is not None:
         if "data" in changes1:
             stage1 = {name: value for name, value in stage1.items() if name not in ("data", "data_root", "csv")}
-        stage1 = {name: value for name, value in (stage1 | changes1).items() if value is not None}
-        classifier = str(run_stage1(**stage1 | dict(patience=100, output=str(place))))
-    asked = (
-        dict(stage2)
-        | dict(transfer=arm, stage1_run=classifier, output=str(place))
-        | {name: value for name, value in changes2.items() if name != "frozen_epochs"}
-    )
+        changed = {name: value for name, value in (stage1 | changes1).items() if value is not None}
+        classifier = plan("stage1", changed | dict(patience=100, output=str(place)))
+    asked = stage2 | dict(transfer=arm, output=str(place))
+    asked |= {name: value for name, value in changes2.items() if name != "frozen_epochs"}
     frozen = changes2.get("frozen_epochs")
-    if frozen:
-        asked |= dict(
-            start_run=str(run_stage2(**asked | dict(transfer="frozen", epochs=frozen))), epochs=asked["epochs"] - frozen
-        )
-    return run_stage2(**asked)
+    if not frozen:
+        return [plan("stage2", asked, classifier)]
+    first = plan("stage2", asked | dict(transfer="frozen", epochs=frozen), classifier)
+    run(first)  # what begins with its weights can be planned when they are there
+    thawed = asked | dict(start_run=str(first.folder), epochs=asked["epochs"] - frozen)
+    return [first, plan("stage2", thawed, classifier)]
 
 
 def row(idea: str, folders: list[Path], scratch: list[Path]) -> dict:
     """What an idea gives, against `scratch` with the same seeds and photographs."""
-    cards = [read_card(folder) for folder in folders]
-    sides = [[read_histograms(folder) for folder in some] for some in (folders, scratch)]
+    cards, others = ([read_segmenter_card(folder) for folder in some] for some in (folders, scratch))
+    [lesion] = cards[0].lesions
+    pixels = [[read_histograms(folder / f"{lesion}_histograms.npz") for folder in some] for some in (folders, scratch)]
     aupr, without = (
-        np.array([read_card(folder)["metrics"]["validation"]["aupr"] for folder in some]) for some in (folders, scratch)
+        np.array([card.metrics["validation"][lesion]["aupr"] for card in some]) for some in (cards, others)
     )
-    classifiers = [next(parent for parent in card["parents"] if parent["kind"] == "classifier") for card in cards]
-    (low, high), (seeds_low, seeds_high) = photos_interval(*sides), seeds_interval(aupr - without)
-    minutes = [
-        sum(parent["training"]["seconds"] for parent in card["parents"] if parent["kind"] == "segmenter")
-        + card["training"]["seconds"]
-        for card in cards
-    ]
+    classifiers = [next(parent for parent in card.parents if parent.role == "stage1") for card in cards]
+    (low, high), (seeds_low, seeds_high) = photos_interval(*pixels), seeds_interval(aupr - without)
+    before = [sum(parent.seconds for parent in card.parents if parent.role == "start") for card in cards]
+    seconds = [card.training.seconds + earlier for card, earlier in zip(cards, before)]
     return dict(
         idea=idea,
-        arm=cards[0]["transfer"],
-        photos=len(sides[0][0]),
+        arm=cards[0].transfer,
+        photos=len(pixels[0][0]),
         seeds=len(cards),
         scratch=without.mean(),
         aupr=aupr.mean(),
@@ -129,10 +119,17 @@ def row(idea: str, folders: list[Path], scratch: list[Path]) -> dict:
         high=high,
         seeds_low=seeds_low,
         seeds_high=seeds_high,
-        stage1_auc=np.mean([one["metrics"]["validation"]["auc"] for one in classifiers]),
-        stage1_minutes=np.mean([one["training"]["seconds"] for one in classifiers]) / 60,
-        stage2_minutes=np.mean(minutes) / 60,
+        stage1_auc=np.mean([one.auc for one in classifiers]),
+        stage1_minutes=np.mean([one.seconds for one in classifiers]) / 60,
+        stage2_minutes=np.mean(seconds) / 60,
     )
+
+
+def make(planned: Plan) -> Path:
+    """The finished run of a plan; the networks of before are let go of."""
+    folder = run(planned)
+    forget_models()
+    return folder
 
 
 def main() -> None:
@@ -147,25 +144,23 @@ def main() -> None:
         output=str(given.runs), photos="", attention=False
     )
     study, stage1, stage2 = study_parameters(Transfer, asked_for)
-    jobs = transfer_jobs(study, stage1, stage2)
-    encoder = next(job.parameters["encoder"] for job in jobs)
+    planned = transfer_plans(study, stage1, stage2)
+    encoder = next(iter(planned.values())).settings.encoder
     finished = {idea: ([], []) for idea in given.ideas}  # runs of the idea, and of scratch
     seeds = given.seeds or range(study.seed, study.seed + study.seeds)
-    jobs = [job for job in jobs if job.parameters["seed"] in seeds]
-    runs = train_jobs(jobs, find_runs(jobs))
+    wanted = {name: one for name, one in planned.items() if one.settings.seed in seeds}
+    runs = make_runs(wanted)
     for idea in given.ideas:
+        place = given.runs / "tried" / idea.replace(" ", "_").replace(",", "")
         for seed in seeds:
             what = dict(encoder=encoder, seed=seed, split_seed=study.seed)
             asked = stage2 | what | dict(lesion=study.lesion, patience=stage2["epochs"])
+            classifier = wanted[f"stage 1, {encoder}, seed {seed}"]
             of_study = lambda arm: runs[f"{study.lesion}, {encoder}, {arm}, all photographs, seed {seed}"]
-            trained = lambda scratch: train(
-                idea, seed, stage1 | what, asked, str(runs[f"stage 1, {encoder}, seed {seed}"]), given.runs, scratch
-            )
-            own_split = "data" in (
-                IDEAS[idea][1] or {}
-            )  # which eyes may be judged depends on those that stage 1 has seen
-            finished[idea][0].append(of_study(IDEAS[idea][0]) if idea.startswith("as the study") else trained(False))
-            finished[idea][1].append(trained(True) if own_split else of_study("scratch"))
+            own = lambda scratch: make(plans_of(idea, stage1 | what, asked, classifier, place, scratch)[-1])
+            own_split = "data" in (IDEAS[idea][1] or {})  # which eyes may be judged depends on stage 1's
+            finished[idea][0].append(of_study(IDEAS[idea][0]) if idea.startswith("as the study") else own(False))
+            finished[idea][1].append(own(True) if own_split else of_study("scratch"))
     if given.seeds:
         return
     rows = [row(idea, *sides) for idea, sides in finished.items()]
