@@ -211,7 +211,7 @@ def write_maps(
 
     import numpy as np
 
-    from retinal_tl.evaluation import lesion_overlay
+    from retinal_tl.pictures import lesion_overlay
     from retinal_tl.images import write_png
     from retinal_tl.report import lesion_geojson
 

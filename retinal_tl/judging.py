@@ -29,7 +29,8 @@ from .preprocess import find_field_of_view, prepare_file
 
 # %% ../nbs/34_judging.ipynb #judging-epoch
 Predict = Callable[[np.ndarray], np.ndarray]  # from float32 (n, side, side, 3), 0..255, to probabilities
-Item, Answer = TypeVar("Item"), TypeVar("Answer")
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 def in_threads(
@@ -97,7 +98,7 @@ def judge_classifier(
     workers: int = 1,  # see `in_threads`
 ) -> ClassifierCard:  # the same with its threshold and its metrics
     "Measure a classifier and choose its threshold."
-    metrics, threshold = {}, card.threshold
+    metrics, threshold = {}, card.threshold_in_use
     for part, judged in zip(("validation", "test"), examples):
         if not judged:
             continue

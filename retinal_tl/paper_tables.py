@@ -200,9 +200,9 @@ def paper_table(
     results: Mapping,  # of `read_results`, of `run_tables`
     table: int,  # 1 or 2, as in the paper
 ) -> str:  # Markdown, with a sentence above it
-    "A table of the paper, with the figures of this study and the published ones in rows of their own; the sentence says on what each was measured."
+    "A table of the paper: figures of this study and published ones; the sentence says on what each was measured."
     metrics = (*_OF_CLASSIFIER, "hours") if table == 1 else (*_OF_SEGMENTER, "hours")
-    grouped = {}
+    grouped: dict[tuple, dict[str, Mapping]] = {}
     for row in results["rows"]:
         if row["table"] == table:
             grouped.setdefault((row["lesion"], row["method"], row["source"]), {})[row["metric"]] = row
@@ -234,7 +234,7 @@ def paper_table(
 
 def _caption(sources: Sequence[str]) -> str:
     "What `ours`, `paper` and `others, via paper` are, as far as a table has them."
-    by_name = {}
+    by_name: dict[str, list[str]] = {}
     for source in dict.fromkeys(sources):
         by_name.setdefault(_MEASURED.get(source, "ours"), []).append(source)
     return "; ".join(f"*{name}*: {' and '.join(each)}" for name, each in by_name.items()) + "."

@@ -266,8 +266,8 @@ def _known_to(parents: Sequence[ParentRun], allow_leaks: bool) -> tuple[Known, t
 def _cannot_tell(parent: ParentRun, error: RetinalError) -> str:
     "Why the guard stops."
     return (
-        f"Nobody can tell which eyes {printable(parent.folder)} has learned from ({str(error).rstrip('.')}), so this run "
-        "might be judged on them; train it again, or set allow_leaks to go on all the same."
+        f"Nobody can tell which eyes {printable(parent.folder)} has learned from ({str(error).rstrip('.')}), "
+        "so this run might be judged on them; train it again, or set allow_leaks to go on all the same."
     )
 
 # %% ../nbs/33b_plans.ipynb #plans-plan
@@ -349,10 +349,11 @@ def _training_lines(plan: Plan) -> list[tuple[str, str]]:
 def _weights(plan: Plan) -> int | None:  # None for an encoder that does not say
     "About how many weights the network has."
     needs, width = ENCODERS.needs(str(plan.settings.encoder)), float(plan.settings.width or 1)
-    if "parameters" not in needs or "channels" not in needs:
+    parameters, published = needs.get("parameters"), needs.get("channels")
+    if not isinstance(parameters, int) or not isinstance(published, tuple):
         return None
-    count = int(str(needs["parameters"])) * width**2
-    channels = [max(1, round(int(number) * width)) for number in str(needs["channels"]).strip("()").split(",")]
+    count = parameters * width**2
+    channels = ([3] if needs["photo_skip"] else []) + [max(1, round(number * width)) for number in published]
     below = channels[-1]
     for number in reversed(channels[:-1]):
         own = max(number // 2, 16)

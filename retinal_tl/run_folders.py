@@ -18,6 +18,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from retinal_tl.cards import (
     ClassifierCard,
@@ -51,7 +52,7 @@ def first_card(
 ) -> ClassifierCard | SegmenterCard:  # with the status `training`
     "The card of a run that begins. Raises `RetinalError` if a parent is not finished."
     settings = plan.settings
-    shared = dict(
+    shared: dict[str, Any] = dict(
         name=plan.folder.name,
         run_id=plan.run_id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -72,7 +73,7 @@ def first_card(
         metrics={},
     )
     if isinstance(settings, Stage2):
-        use = dict(tile=settings.patch_size, overlap=settings.overlap, flips=settings.flips)
+        use: dict[str, Any] = dict(tile=settings.patch_size, overlap=settings.overlap, flips=settings.flips)
         open_thresholds = dict.fromkeys(plan.lesions)
         return SegmenterCard(
             **shared, **use, lesions=plan.lesions, transfer=settings.transfer, thresholds=open_thresholds

@@ -205,10 +205,12 @@ def train(
     report(f"{_title(plan)}: {parts[0]} to learn from, {parts[1]} to judge by.")
     model = _network(plan, card)
     if isinstance(card, SegmenterCard):
-        lesson, draw = _stage2_lesson(plan, card, model, report), draw_patches
+        lesson = _stage2_lesson(plan, card, model, report)
+        picture = draw_patches(*lesson.make_batch(0, 0))
     else:
-        lesson, draw = _stage1_lesson(plan, card), draw_photos
-    write_png(folder / "figures" / "examples.png", draw(*lesson.make_batch(0, 0)))
+        lesson = _stage1_lesson(plan, card)
+        picture = draw_photos(*lesson.make_batch(0, 0))
+    write_png(folder / "figures" / "examples.png", picture)
     history = fit(model, lesson.make_batch, lesson.validate, folder, recipe_for(plan.settings), report)
     files = save_model(model, folder, card, lesson.tiles)
     write_signatures(folder / "signatures.npz", _learned_signatures(plan))
@@ -279,10 +281,10 @@ def _figures(card: ClassifierCard | SegmenterCard) -> str:
     def said(value: float | None) -> str:
         return "undefined (no lesion to find)" if value is None else f"{value:.3f}"
 
-    validation = card.metrics["validation"]
     if isinstance(card, ClassifierCard):
-        return f"AUC {said(validation['auc'])}"
-    return "AUPR " + ", ".join(f"{said(result['aupr'])} of {lesion}" for lesion, result in validation.items())
+        return f"AUC {said(card.metrics['validation']['auc'])}"
+    by_lesion = card.metrics["validation"].items()
+    return "AUPR " + ", ".join(f"{said(result['aupr'])} of {lesion}" for lesion, result in by_lesion)
 
 # %% ../nbs/35b_runs.ipynb #runs-run
 def run(
@@ -307,7 +309,8 @@ def _is_there(plan: Plan, report: Callable[[str], None]) -> bool:
     folder, state = plan.folder, plan.state
     if state == "finished" and not plan.settings.resume:
         raise RetinalError(
-            f"{printable(folder)} is finished, and resume is false; remove that folder yourself, or give another output."
+            f"{printable(folder)} is finished, and resume is false; "
+            "remove that folder yourself, or give another output."
         )
     if state == "finished":
         report(f"{printable(folder)} is there already, finished, with these settings and photographs.")
@@ -349,7 +352,7 @@ def complete_run(
     data_root: str | Path | None = None,  # see `Stage2`
     csv: str | Path | None = None,  # see `Stage2`
     report: Callable[[str], None] = tell,  # is told the figures
-    **use: object,  # entries of the card that are to be others, see `IN_USE`
+    **use: Any,  # entries of the card that are to be others, see `IN_USE`
 ) -> Path:  # the folder, changed
     "Add the ONNX file that JAX cannot write, and measure a segmenter anew, as it will be used. Raises `RetinalError`."
     folder, card = Path(folder), read_card(folder)

@@ -279,8 +279,9 @@ def photos_interval(
     n: int = 1000,  # number of drawings
 ) -> list[float] | None:  # low, high; none where a run has kept no histograms, or the photographs cannot say
     "95 % interval over photographs of a mean AUPR over seeds, or of the difference of two."
-    if None in runs or None in against:
+    kept, others = [one for one in runs if one is not None], [one for one in against if one is not None]
+    if len(kept) < len(runs) or len(others) < len(against):
         return None
-    found = paired_difference(runs, against, n=n) if against else None
-    low, high = (found.low, found.high) if found else interval(runs, n=n)
+    found = paired_difference(kept, others, n=n) if others else None
+    low, high = (found.low, found.high) if found else interval(kept, n=n)
     return None if math.isnan(low) or (low, high) == (0, 1) else [low, high]

@@ -91,7 +91,7 @@ def plot_attention(
     for axes, arm in zip(figure.subplots(1, len(arms), sharey=True, squeeze=False)[0], arms):
         for seed in sorted({row["seed"] for row in ends}):
             pair = {
-                bool(ENCODERS.needs(row["encoder"])["cbam"]): row["aupr"]
+                bool(ENCODERS.needs(row["encoder"]).get("cbam")): row["aupr"]
                 for row in ends
                 if row["arm"] == arm and row["seed"] == seed
             }

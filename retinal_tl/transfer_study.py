@@ -136,7 +136,7 @@ def transfer_rows(
 
 def _rows_of(card: SegmenterCard, folder: Path) -> Iterator[dict]:
     "The rows of one run."
-    asked, [lesion] = card.training.settings, card.lesions
+    asked, [lesion] = dict[str, Any](card.training.settings), card.lesions
     result = card.metrics["validation"][lesion]
     first = next((parent for parent in card.parents if parent.role == "stage1"), None)
     what = dict(
@@ -189,7 +189,7 @@ def compare_arms(
     for key, group in groups.items():
         encoder, *rest, arm = key
         needs = ENCODERS.needs(encoder)
-        plain = needs["attention"] if needs["cbam"] else None
+        plain = needs["attention"] if needs.get("cbam") else None
         for minus, other in (("scratch", (encoder, *rest, "scratch")), ("without CBAM", (plain, *rest, arm))):
             if other != key and other in groups:
                 found.append(_comparison(key, (group, groups[other]), counted, n, minus))
@@ -218,7 +218,7 @@ def _comparison(
         seeds=seeds,
         aupr=float(np.mean(values)),
         seeds_interval=seeds_interval(values),
-        photos_interval=photos_interval(*pixels, n=n) if seeds else None,
+        photos_interval=photos_interval(pixels[0], pixels[1] if others else (), n) if seeds else None,
     )
 
 # %% ../nbs/37_transfer_study.ipynb #cell-36

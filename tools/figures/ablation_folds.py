@@ -12,6 +12,7 @@ a call without it trains what is missing and measures.
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 from retinal_tl.cards import read_segmenter_card
