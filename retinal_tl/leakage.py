@@ -358,6 +358,6 @@ def guard(
     )
     more = f"; and {len(pairs) - _NAMED} more" if len(pairs) > _NAMED else ""
     raise RetinalError(
-        f"The same eye is on both sides of the split: {named}{more}. "
-        "Keep each eye on one side, or allow leaks to go on all the same."
+        f"The same eye would be learned from and judged on: {named}{more}. "
+        "Keep each eye in one part of the split, or allow leaks to go on all the same."
     )
