@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from .core import RetinalError, file_digest, printable, writing
-from .images import MAX_PIXELS, _colors, _opened, _orientation, _upright
+from .images import read_small_photo
 from retinal_tl.signatures import (
     _BAND,
     _BLOCK,
@@ -251,18 +251,10 @@ def find_same_eyes(
 _ENOUGH = 3 * SIDE  # pixels; a JPEG is decoded at least this large
 
 
-def _read_small(path: str | Path) -> np.ndarray:
-    "`read_photo`, at a fraction of the size where the file can give that."
-    with _opened(path, MAX_PIXELS) as image:
-        orientation = _orientation(image)
-        image.draft(None, (_ENOUGH, _ENOUGH))
-        return _upright(_colors(image), orientation)
-
-
 def _read_signature(path: str | Path) -> np.ndarray | str:
     "The signature of a file, or the sentence that says why there is none."
     try:
-        photo = _read_small(path)
+        photo = read_small_photo(path, _ENOUGH)
     except RetinalError as error:
         return str(error)
     try:
