@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from .core import RetinalError, file_digest, printable, writing
-from .images import MAX_PIXELS, _colors, _opened, _orientation, _upright
+from .images import read_small_photo
 from retinal_tl.signatures import (
     _BAND,
     _BLOCK,
@@ -251,18 +251,10 @@ def find_same_eyes(
 _ENOUGH = 3 * SIDE  # pixels; a JPEG is decoded at least this large
 
 
-def _read_small(path: str | Path) -> np.ndarray:
-    "`read_photo`, at a fraction of the size where the file can give that."
-    with _opened(path, MAX_PIXELS) as image:
-        orientation = _orientation(image)
-        image.draft(None, (_ENOUGH, _ENOUGH))
-        return _upright(_colors(image), orientation)
-
-
 def _read_signature(path: str | Path) -> np.ndarray | str:
     "The signature of a file, or the sentence that says why there is none."
     try:
-        photo = _read_small(path)
+        photo = read_small_photo(path, _ENOUGH)
     except RetinalError as error:
         return str(error)
     try:
@@ -358,6 +350,6 @@ def guard(
     )
     more = f"; and {len(pairs) - _NAMED} more" if len(pairs) > _NAMED else ""
     raise RetinalError(
-        f"The same eye is on both sides of the split: {named}{more}. "
-        "Keep each eye on one side, or allow leaks to go on all the same."
+        f"The same eye would be learned from and judged on: {named}{more}. "
+        "Keep each eye in one part of the split, or allow leaks to go on all the same."
     )
