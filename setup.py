@@ -29,7 +29,7 @@ setup(
     url=settings["git_url"],
     project_urls={"Documentation": settings["doc_host"] + settings["doc_baseurl"]},
     packages=find_packages(include=["retinal_tl", "retinal_tl.*"]),
-    package_data={"retinal_tl": ["weights/**/*"]},
+    package_data={"retinal_tl": ["assets/*", "weights/**/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={"train": train, "app": app, "dev": dev},
