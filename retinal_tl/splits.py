@@ -21,8 +21,8 @@ from pathlib import Path
 
 from .core import RetinalError, file_digest, printable, write_text
 from .datasets import Example, check_unique_names
-from .signatures import SAME_EYE
 from .leakage import Pair, Signatures, find_same_eyes, guard, join_signatures, read_signatures
+from .signatures import SAME_EYE
 
 # %% ../nbs/09_splits.ipynb #cell-92
 @dataclass(frozen=True)

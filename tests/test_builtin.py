@@ -9,10 +9,10 @@ import pytest
 from retinal_tl import classify, segment
 from retinal_tl.cards import check_files
 from retinal_tl.core import LESIONS
-from retinal_tl.readers import read_idrid
 from retinal_tl.images import read_mask
 from retinal_tl.inference import load_run
 from retinal_tl.metrics import average_precision, pixel_histogram
+from retinal_tl.readers import read_idrid
 from retinal_tl.synthetic import phantom
 
 # Mean probability over a phantom of 700 pixels, as measured when the models landed (2026-11-26).

@@ -108,9 +108,7 @@ def stage2_process(phantoms: Path, stage1: Path, output: Path) -> subprocess.Pop
     parameters = STAGE2 | dict(data_root=str(phantoms), stage1_run=str(stage1), output=str(output))
     call = f"run_stage2(lambda line: print(line, flush=True), **{parameters!r})"
     code = f"from retinal_tl.runs import run_stage2; {call}"
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def history(run: Path) -> list[dict]:
@@ -214,7 +212,9 @@ def test_each_preset_runs(phantoms, tmp_path, preset):
     from retinal_tl.runs import run_stage1
 
     first = run_stage1(silent, **data, **few, image_size=64)
-    second = run_stage2(silent, **data, **{name: value for name, value in few.items() if name != "width"}, patch_size=64)
+    second = run_stage2(
+        silent, **data, **{name: value for name, value in few.items() if name != "width"}, patch_size=64
+    )
     cards = read_card(first), read_card(second)
     assert [card.status for card in cards] == ["finished", "finished"]
     chosen = PRESETS[preset]["stage2"]

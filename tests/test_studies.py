@@ -119,7 +119,9 @@ class Double:
             assert read_card(parent.folder).run_id == parent.run_id, "stage 1 comes first"
         folder, names = plan.folder, sorted(one.name for one in plan.split.validation)
         folder.mkdir(parents=True)
-        (folder / "model.onnx").write_bytes(toy_model("segmenter" if plan.lesions else "classifier").SerializeToString())
+        (folder / "model.onnx").write_bytes(
+            toy_model("segmenter" if plan.lesions else "classifier").SerializeToString()
+        )
         (folder / "model.keras").write_text(plan.run_id)
         files = {name: file_digest(folder / name) for name in ("model.onnx", "model.keras")}
         write_signatures(folder / "signatures.npz", plan.guarded.signatures)
