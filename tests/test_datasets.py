@@ -326,7 +326,7 @@ def test_phantoms_are_drawn_where_none_are(tmp_path, monkeypatch):
     assert [example.name for example in dataset.examples] == [f"folder:images/phantom_000{i}.jpg" for i in range(4)]
     assert [example.eye for example in dataset.examples] == [f"folder:images/phantom_000{i}.jpg" for i in range(4)]
     assert len(read_synthetic(tmp_path / "elsewhere").examples) == 4
-    with pytest.raises(RetinalError, match="holds something else"):
+    with pytest.raises(RetinalError, match="holds something other than"):
         read_synthetic(put(tmp_path / "taken", "a.png"))
 
 
