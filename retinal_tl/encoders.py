@@ -202,8 +202,8 @@ def build_encoder(
 def _check_maps(name: str, encoder: keras.Model) -> None:
     "Raise unless the maps have the sizes that the registry promises, so that a decoder can put them together again."
     needs: dict[str, Any] = ENCODERS.needs(name)
-    side = needs["side_multiple"]
-    expected = [side >> (i + needs["photo_skip"]) for i in range(len(encoder.outputs))]
+    side, halved = needs.get("side_multiple", SIDE_MULTIPLE), bool(needs.get("photo_skip"))
+    expected = [side >> (i + halved) for i in range(len(encoder.outputs))]
     found = [shape[1] for shape in encoder.compute_output_shape((1, side, side, 3))]
     if found != expected or not expected[-1]:
         raise RetinalError(

@@ -10,28 +10,27 @@ from .core import Registry
 
 # %% ../nbs/10_registries.ipynb #reg-enc
 ENCODERS = Registry("encoder")
-_vgg16 = dict(side_multiple=16, photo_skip=False, channels=(64, 128, 256, 512, 512))
-_resnet50 = dict(side_multiple=32, photo_skip=True, channels=(64, 256, 512, 1024, 2048))
-_plain, _cbam = dict(cbam=False), dict(cbam=True)
-ENCODERS.add("vgg16", "retinal_tl.encoders:vgg16", **_vgg16, **_plain, attention="vgg16_cbam", parameters=14_727_360)
+_VGG16 = dict(side_multiple=16, photo_skip=False, channels=(64, 128, 256, 512, 512))
+_RESNET50 = dict(side_multiple=32, photo_skip=True, channels=(64, 256, 512, 1024, 2048))
+ENCODERS.add("vgg16", "retinal_tl.encoders:vgg16", cbam=False, attention="vgg16_cbam", parameters=14_727_360, **_VGG16)
 ENCODERS.add(
-    "vgg16_cbam", "retinal_tl.encoders:vgg16_cbam", **_vgg16, **_cbam, attention="vgg16", parameters=14_804_650
+    "vgg16_cbam", "retinal_tl.encoders:vgg16_cbam", cbam=True, attention="vgg16", parameters=14_804_650, **_VGG16
 )
 ENCODERS.add(
     "resnet50",
     "retinal_tl.encoders:resnet50",
-    **_resnet50,
-    **_plain,
+    cbam=False,
     attention="resnet50_cbam",
     parameters=23_561_152,
+    **_RESNET50,
 )
 ENCODERS.add(
     "resnet50_cbam",
     "retinal_tl.encoders:resnet50_cbam",
-    **_resnet50,
-    **_cbam,
+    cbam=True,
     attention="resnet50",
     parameters=26_077_664,
+    **_RESNET50,
 )
 
 # %% ../nbs/10_registries.ipynb #reg-pool

@@ -64,7 +64,7 @@ def build_segmenter(
     "An encoder, a decoder with a skip at every scale, a map for each kind of lesion. Raises as `build_encoder` does."
     photo = keras.Input((None, None, 3), name="photo")
     features = list(build_encoder(encoder, width, l2, dtype)(photo))
-    if ENCODERS.needs(encoder)["photo_skip"]:
+    if ENCODERS.needs(encoder).get("photo_skip"):
         features.insert(0, layers.Rescaling(1 / 255, name="photo_skip", dtype=dtype)(photo))
     shapes = [feature.shape[1:] for feature in features]
     bias, maps = keras.initializers.Constant(log(LESION_SHARE / (1 - LESION_SHARE))), []
