@@ -10,7 +10,7 @@ __all__ = ['Collected', 'collect', 'write_histograms', 'read_histograms', 'lesio
 import math
 import zipfile
 import zlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
@@ -143,7 +143,7 @@ def _curves(
     precision = lambda histogram: precision_at(histogram, _SENSITIVITIES)
     sensitivity = lambda histogram: sensitivity_at(histogram, _FALSE_ALARM_RATES)
 
-    def band(curve):
+    def band(curve: Callable[[PixelHistogram], np.ndarray]) -> dict[str, np.ndarray]:
         ends = bootstrap_band(collected.histograms, curve, groups, n, seed) if n else (np.array([]), np.array([]))
         return dict(zip(("low", "high"), ends))
 

@@ -166,7 +166,7 @@ def images_table(
 # %% ../nbs/32_pictures.ipynb #p-cell-72
 def save_figure(
     path: str | Path,  # of the PNG file; replaced if it is there
-    figure: "Figure",
+    figure: "Figure",  # of one of the functions below, or any other
     dpi: int = 100,  # pixels per inch
 ) -> None:
     "Write a figure as a PNG, completely or not at all."
@@ -314,7 +314,7 @@ def plot_training_curves(
     histories: Mapping[str, Sequence[Mapping]] | Sequence[Mapping],  # name of the run → its history; or one history
     measures: Sequence[str] = ("loss", "aupr"),  # keys of a row of a history, one picture for each
     against: str = "epoch",  # key of a row to draw against; 'seconds' are summed up
-) -> "Figure":
+) -> "Figure":  # one picture for each measure
     "Draw measures of one or several trainings side by side."
     from matplotlib.figure import Figure
 
@@ -353,7 +353,7 @@ def plot_example(
     threshold: float = 0.5,  # 0..1
     title: str = "",  # over the row
     size: float = 2.6,  # inches of each picture
-) -> "Figure":
+) -> "Figure":  # three pictures in a row
     "Show a photo, its probability map and the paper's overlay, with a legend."
     from matplotlib.figure import Figure
 
@@ -410,7 +410,7 @@ def contact_sheet(
     result: Mapping[str, Any],  # of `evaluate_segmentation`
     each: int = 2,  # photographs of each kind
     side: int = 240,  # longer side of a photograph on the sheet, pixels
-) -> "Figure":
+) -> "Figure":  # a row for each kind
     "Show the best, median and worst photographs beside the paper's overlay, with a legend."
     from matplotlib.figure import Figure
 

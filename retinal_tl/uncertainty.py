@@ -117,7 +117,7 @@ def _ratio(
 ) -> _Counts:  # pooled float (drawings, 4) → ratio (drawings,), its slope at each count (drawings, 4)
     "A ratio with its slopes by the complex step (Squire and Trapp 1998)."
 
-    def measure(pooled):
+    def measure(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         step = 1e-30j * np.eye(4)
         return formula(*pooled.T), np.stack([formula(*(pooled + one).T).imag for one in step], axis=1) * 1e30
 
@@ -135,7 +135,7 @@ def _weighted(
 ) -> _Figure:
     "The figure of pooled counts."
 
-    def figure(weights):
+    def figure(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, influences = [], []
         for some in np.array_split(weights, -(-len(weights) // 100)):  # a hundred drawings at a time bound the memory
             with np.errstate(all="ignore"):
@@ -153,7 +153,7 @@ def _flat(
 ) -> _Counts:  # the same for counts in one row (drawings, 2 * bins)
     "A measure of histograms as one of rows."
 
-    def flat(pooled):
+    def flat(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         value, slopes = measure(pooled.reshape(-1, 2, bins))
         return value, slopes.reshape(len(slopes), -1)
 
@@ -186,7 +186,7 @@ def _mean_of(
 ) -> _Figure:
     "The mean of several models' figures."
 
-    def figure(weights):
+    def figure(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         each = [one(weights) for one in figures]
         return np.mean([values for values, _ in each], axis=0), np.mean([influences for _, influences in each], axis=0)
 
@@ -330,7 +330,7 @@ def _jackknifed(
     owners = np.repeat(np.arange(len(units)), [len(unit) for unit in units])
     of = lambda counts: float(statistic(np.repeat(values, counts[owners], axis=0)))
 
-    def figure(weights):
+    def figure(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found, influences = np.empty(len(weights)), np.zeros_like(weights)
         for drawing, counts in enumerate(weights.astype(int)):
             found[drawing] = of(counts)
@@ -385,7 +385,7 @@ def _minus(
 ) -> _Figure:
     "The difference of two figures."
 
-    def figure(weights):
+    def figure(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         (a, of_a), (b, of_b) = first(weights), second(weights)
         return a - b, of_a - of_b
 
