@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 
 from retinal_tl import batches
-from retinal_tl.batches import LEAST_PROBABILITY, any_lesion_sources, balance, draw_patches, draw_photos, load_sources, patch_batch, photo_batch, prepare_photos, pseudo_label_sources, read_lesion, square_batch
+from retinal_tl.batches import (
+    LEAST_PROBABILITY,
+    any_lesion_sources,
+    balance,
+    draw_patches,
+    draw_photos,
+    load_sources,
+    patch_batch,
+    photo_batch,
+    prepare_photos,
+    pseudo_label_sources,
+    read_lesion,
+    square_batch,
+)
 from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.datasets import Example
 from retinal_tl.images import write_png

@@ -13,7 +13,17 @@ from sklearn import metrics as sk
 
 from retinal_tl import evaluation
 from retinal_tl.core import RetinalError
-from retinal_tl.evaluation import collect, evaluate, evaluate_classifier, evaluate_segmentation, image_level, lesion_level, rank_images, read_histograms, write_histograms
+from retinal_tl.evaluation import (
+    collect,
+    evaluate,
+    evaluate_classifier,
+    evaluate_segmentation,
+    image_level,
+    lesion_level,
+    rank_images,
+    read_histograms,
+    write_histograms,
+)
 from retinal_tl.lesions import score_lesions
 from retinal_tl.metrics import BINS, confusion, pixel_histogram, quantize
 

@@ -14,7 +14,18 @@ from retinal_tl.classifier import build_classifier
 from retinal_tl.core import RetinalError
 from retinal_tl.datasets import Example
 from retinal_tl.encoders import LayerOptions, build_encoder, convolution, encoder_of
-from retinal_tl.gradcam import class_maps, evidence, gain, grad_cam, gradient, lesion_mass, lesion_score, map_grid, mass_on_lesions, photo_heat
+from retinal_tl.gradcam import (
+    class_maps,
+    evidence,
+    gain,
+    grad_cam,
+    gradient,
+    lesion_mass,
+    lesion_score,
+    map_grid,
+    mass_on_lesions,
+    photo_heat,
+)
 from retinal_tl.leakage import read_signatures, write_signatures
 from retinal_tl.preprocess import FieldOfView, Prepared, Preprocessing, prepare
 from retinal_tl.registries import ENCODERS, POOLINGS

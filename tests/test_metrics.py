@@ -9,7 +9,23 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from retinal_tl.core import RetinalError
-from retinal_tl.metrics import BINS, average_precision, best_threshold, binary_metrics, calibration_error, coarsen, confusion, confusions, eleven_point_aupr, pixel_histogram, quantize, reliability, roc_auc, threshold_for_sensitivity, trivial_accuracy
+from retinal_tl.metrics import (
+    BINS,
+    average_precision,
+    best_threshold,
+    binary_metrics,
+    calibration_error,
+    coarsen,
+    confusion,
+    confusions,
+    eleven_point_aupr,
+    pixel_histogram,
+    quantize,
+    reliability,
+    roc_auc,
+    threshold_for_sensitivity,
+    trivial_accuracy,
+)
 
 TOP = BINS - 1
 few_examples = settings(max_examples=50, deadline=None)

@@ -14,7 +14,20 @@ from retinal_tl import settings as module
 from retinal_tl.cards import FLIPS
 from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.registries import ENCODERS, LOSSES, POOLINGS, TRANSFERS
-from retinal_tl.settings import PHOTO_LABELS, PRECISIONS, PRESETS, STAGES, Stage1, Stage2, choices, has_accelerator, keras_backend, resolved_precision, settings_for, with_encoder
+from retinal_tl.settings import (
+    PHOTO_LABELS,
+    PRECISIONS,
+    PRESETS,
+    STAGES,
+    Stage1,
+    Stage2,
+    choices,
+    has_accelerator,
+    keras_backend,
+    resolved_precision,
+    settings_for,
+    with_encoder,
+)
 
 NUMBERS = [(stage, name) for stage in (Stage1, Stage2) for name in module._RANGES if name in stage.__dataclass_fields__]
 

@@ -16,7 +16,15 @@ from scipy.special import ndtr
 from retinal_tl.core import RetinalError
 from retinal_tl.lesions import LesionScores, lesion_counts
 from retinal_tl.metrics import BINS, PixelHistogram, average_precision, confusion, roc_auc
-from retinal_tl.uncertainty import FIGURES, bootstrap_band, bootstrap_interval, draw_weights, interval, join_groups, paired_difference
+from retinal_tl.uncertainty import (
+    FIGURES,
+    bootstrap_band,
+    bootstrap_interval,
+    draw_weights,
+    interval,
+    join_groups,
+    paired_difference,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOP = BINS - 1

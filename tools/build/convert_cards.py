@@ -19,7 +19,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from retinal_tl.cards import Card, ClassifierCard, DataFacts, Head, Parent, SegmenterCard, SplitNames, TrainingFacts, read_card, write_card
+from retinal_tl.cards import (
+    Card,
+    ClassifierCard,
+    DataFacts,
+    Head,
+    Parent,
+    SegmenterCard,
+    SplitNames,
+    TrainingFacts,
+    read_card,
+    write_card,
+)
 from retinal_tl.preprocess import Preprocessing
 
 FLIPS = {None: "none", False: "none", True: "all", "half turn": "half_turn"}
