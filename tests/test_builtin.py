@@ -9,10 +9,10 @@ import pytest
 from retinal_tl import classify, segment
 from retinal_tl.cards import check_files
 from retinal_tl.core import LESIONS
-from retinal_tl.readers import read_idrid
 from retinal_tl.images import read_mask
 from retinal_tl.inference import load_run
 from retinal_tl.metrics import average_precision, pixel_histogram
+from retinal_tl.readers import read_idrid
 from retinal_tl.synthetic import phantom
 
 # Mean probability over a phantom of 700 pixels, as measured when the models landed (2026-11-26).
@@ -82,7 +82,7 @@ def test_they_stay_small():
 
 
 def test_the_licence_lies_beside_the_weights():
-    """CC BY 4.0, section 3(a): the authors, a notice of the licence and of its disclaimer, a link, and what was changed."""
+    """CC BY 4.0, section 3(a): authors, notices of the licence and its disclaimer, a link, what was changed."""
     weights = load_run("builtin", "segmenter").folder.parent
     licence = (weights / "LICENSE-CC-BY-4.0.txt").read_text(encoding="utf-8")
     sections = [line for line in licence.splitlines() if line.startswith("Section ")]
