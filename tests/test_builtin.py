@@ -82,7 +82,7 @@ def test_they_stay_small():
 
 
 def test_the_licence_lies_beside_the_weights():
-    """CC BY 4.0, section 3(a): the authors, a notice of the licence and of its disclaimer, a link, and what was changed."""
+    """CC BY 4.0, section 3(a): authors, notices of the licence and its disclaimer, a link, what was changed."""
     weights = load_run("builtin", "segmenter").folder.parent
     licence = (weights / "LICENSE-CC-BY-4.0.txt").read_text(encoding="utf-8")
     sections = [line for line in licence.splitlines() if line.startswith("Section ")]
