@@ -14,10 +14,10 @@ import argparse
 import csv
 from pathlib import Path
 
-from retinal_tl.cards import lesions_of, read_card
+from retinal_tl.cards import read_segmenter_card
+from retinal_tl.evaluation import read_histograms
 from retinal_tl.metrics import PixelHistogram
 from retinal_tl.runs import run_stage2
-from retinal_tl.studies import read_histograms
 from retinal_tl.uncertainty import paired_difference
 
 COLUMNS = ("idea", "lesion", "without", "with", "gain", "low", "high", "p", "photos", "folds", "changed", "hardware")
@@ -34,7 +34,7 @@ RECIPE = dict(
     batch_size=16,
     epochs=2,
     steps_per_epoch=200,
-    flips=False,
+    flips="none",
     patience=100,
     validation=1 / FOLDS,
     split_seed=0,
@@ -43,7 +43,7 @@ SCREENING = dict(data="idrid+csv", csv="labels.csv")
 
 # idea: what is changed, and whether that takes the idea out of the recipe or puts it in
 IDEAS = {
-    "mean over mirror images": (dict(flips=True), "in"),
+    "mean over mirror images": (dict(flips="all"), "in"),
     "tiles overlap by a quarter": (dict(overlap=0.0), "out"),
     "rich augmentation instead of none": (dict(augmentation="none"), "out"),
     "rich augmentation instead of the paper's": (dict(augmentation="paper"), "out"),
@@ -67,18 +67,20 @@ def train(changes: dict, fold: int, given: argparse.Namespace) -> Path:
 
 def pooled(folders: list[Path], lesion: str) -> dict[str, PixelHistogram]:
     """Photograph → its histogram, over the folds; no photograph is in two of them."""
-    return {name: one for folder in folders for name, one in read_histograms(folder, lesion).items()}
+    of_folds = [read_histograms(folder / f"{lesion}_histograms.npz") for folder in folders]
+    return {name: one for fold in of_folds for name, one in fold.items()}
 
 
 def rows(idea: str, changes: dict, without: list[Path], with_it: list[Path]) -> list[dict]:
     """A row for each lesion."""
-    cards, found = [[read_card(folder) for folder in side] for side in (without, with_it)], []
+    before, after = (read_segmenter_card(runs[0], "RUN") for runs in (without, with_it))
+    found = []
     about = dict(
         folds=len(without),
         changed=" ".join(f"{name}={value}" for name, value in changes.items()),
-        hardware=cards[1][0]["hardware"],
+        hardware=after.hardware,
     )
-    for lesion in lesions_of(cards[0][0]):
+    for lesion in before.lesions:
         difference = paired_difference(pooled(with_it, lesion), pooled(without, lesion))
         values = (
             difference.second,
