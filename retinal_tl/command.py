@@ -466,7 +466,7 @@ def check_data_command(
 ) -> int:  # exit status: 1 when something is odd
     "`retinal_tl check-data`. Raises `RetinalError` when there is no such data set."
     from retinal_tl.datasets import check_data
-    from retinal_tl.runs import open_data
+    from retinal_tl.readers import open_data
 
     dataset = open_data(arguments.data, arguments.data_root, arguments.csv)
     print(describe_data(dataset), flush=True)
@@ -482,8 +482,8 @@ def _same_eyes(examples):
     "Pairs of photographs that look like one eye, and a sentence for each photograph that could not be compared."
     from retinal_tl.leakage import find_same_eyes, read_signatures
 
-    names, signatures, problems = read_signatures([example.photo for example in examples], progress=sys.stderr.isatty())
-    return find_same_eyes(names, signatures), problems
+    signatures, problems = read_signatures([example.photo for example in examples], progress=sys.stderr.isatty())
+    return find_same_eyes(signatures), problems
 
 # %% ../nbs/49_command.ipynb #cell-41
 def parameter_value(

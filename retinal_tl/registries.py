@@ -33,6 +33,6 @@ TRANSFERS.add("scratch", "retinal_tl.segmenter:scratch", stage1=False)
 # %% ../nbs/10_registries.ipynb #reg-loss
 LOSSES = Registry("loss")
 LOSSES.add("bce", "retinal_tl.losses:bce", image_level=True)
+LOSSES.add("weighted_bce", "retinal_tl.losses:weighted_bce", image_level=True)
 LOSSES.add("dice", "retinal_tl.losses:dice_loss", image_level=False)
-LOSSES.add("weighted_bce", "retinal_tl.losses:weighted_bce_10", image_level=True)
-LOSSES.add("focal_tversky", "retinal_tl.losses:focal_tversky_default", image_level=False)
+LOSSES.add("focal_tversky", "retinal_tl.losses:focal_tversky", image_level=False)

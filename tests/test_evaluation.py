@@ -13,21 +13,8 @@ from scipy.ndimage import label
 from sklearn import metrics as sk
 
 from retinal_tl.core import RetinalError
-from retinal_tl.evaluation import (
-    OUTCOME_COLORS,
-    collect,
-    contact_sheet,
-    evaluate_classifier,
-    evaluate_segmentation,
-    image_level,
-    lesion_level,
-    plot_example,
-    plot_froc,
-    plot_precision_recall,
-    plot_reliability,
-    plot_roc,
-    rank_images,
-)
+from retinal_tl.pictures import OUTCOME_COLORS, contact_sheet, plot_example, plot_froc, plot_precision_recall, plot_reliability, plot_roc
+from retinal_tl.evaluation import collect, evaluate_classifier, evaluate_segmentation, image_level, lesion_level, rank_images
 from retinal_tl.lesions import score_lesions
 from retinal_tl.metrics import BINS, quantize
 

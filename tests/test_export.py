@@ -15,16 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from retinal_tl import export
 from retinal_tl.cards import check_files, read_card, write_card
 from retinal_tl.core import RetinalError, file_digest
-from retinal_tl.export import (
-    FORMATS,
-    add_export,
-    check_tiles,
-    compare_maps,
-    export_run,
-    map_thresholds,
-    open_format,
-    write_format,
-)
+from retinal_tl.export import FORMATS, add_export, check_tiles, compare_maps, export_run, map_thresholds, open_format, write_format
 from retinal_tl.inference import load_run, segment
 from toy_runs import RULES, toy_card, toy_model, write_run, write_toy_run
 

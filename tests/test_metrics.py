@@ -8,22 +8,8 @@ from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sk
 
 from retinal_tl.core import RetinalError
-from retinal_tl.metrics import (
-    BINS,
-    average_precision,
-    best_threshold,
-    binary_metrics,
-    bootstrap_interval,
-    coarsen,
-    confusion,
-    confusions,
-    eleven_point_aupr,
-    pixel_histogram,
-    quantize,
-    roc_auc,
-    threshold_for_sensitivity,
-    trivial_accuracy,
-)
+from retinal_tl.metrics import BINS, average_precision, best_threshold, binary_metrics, coarsen, confusion, confusions, eleven_point_aupr, pixel_histogram, quantize, roc_auc, threshold_for_sensitivity, trivial_accuracy
+from retinal_tl.uncertainty import bootstrap_interval
 
 TOP = BINS - 1
 few_examples = settings(max_examples=50, deadline=None)

@@ -107,7 +107,9 @@ def test_records_show_what_their_fields_mean(pages):
 
 def test_lesions_are_not_linked_to_the_functions_that_draw_them(pages):
     assert not [
-        name for name, text in pages.items() if name != "synthetic.html" and "synthetic.html#hemorrhages" in text
+        name
+        for name, text in pages.items()
+        if name != "synthetic_lesions.html" and "synthetic_lesions.html#hemorrhages" in text
     ]
 
 

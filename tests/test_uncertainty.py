@@ -12,25 +12,9 @@ from scipy.special import ndtr
 from sklearn.calibration import calibration_curve
 
 from retinal_tl.lesions import LesionScores, lesion_counts
-from retinal_tl.metrics import (
-    BINS,
-    PixelHistogram,
-    average_precision,
-    coarsen,
-    confusion,
-    pixel_histogram,
-    quantize,
-    roc_auc,
-)
-from retinal_tl.uncertainty import (
-    FIGURES,
-    bootstrap_band,
-    calibration_error,
-    interval,
-    join_groups,
-    paired_difference,
-    reliability,
-)
+from retinal_tl.metrics import BINS, PixelHistogram, average_precision, coarsen, confusion, pixel_histogram, quantize, roc_auc
+from retinal_tl.uncertainty import FIGURES, bootstrap_band, interval, join_groups, paired_difference
+from retinal_tl.metrics import calibration_error, reliability
 
 TOP = BINS - 1
 few_examples = settings(max_examples=30, deadline=None)

@@ -1,11 +1,12 @@
-"""What was tried so that a transfer beats `scratch`: other classifiers, other ways to carry the encoder over.
+"""What was tried so that a transfer beats `scratch`: other classifiers, other transfers, as rows of a table.
 
     python tools/figures/transfer_tried.py results/transfer_tried.csv --study results/transfer_idrid.json --runs runs/
 
-The parameters, the split and the seeds are those of a study of `run_transfer`, whose JSON is given. Its classifiers and
-its arms with all photographs are what is compared with: where --runs holds them they are taken, else they are trained.
-Where an idea has other photographs for stage 1, other eyes may be judged, and `scratch` is trained anew. Each idea
-changes one thing. `--ideas` names some of them, `--seeds` some of the seeds; what is finished is not trained again.
+The parameters, the split and the seeds are those of a study of `run_transfer`, whose JSON is given. Each idea
+changes one thing and is compared with the study's arms on all photographs; it uses the study's classifiers. What
+--runs holds of the study is taken, the rest is trained. An idea that has other photographs for stage 1 may have to
+be judged on other eyes, and then `scratch` is trained anew. `--ideas` picks some of the ideas, `--seeds` some of
+the seeds; what is finished is not trained again.
 """
 
 import argparse
@@ -16,21 +17,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-import retinal_tl.segmenter
 from retinal_tl.cards import read_card
-from retinal_tl.encoders import encoder_of
+from retinal_tl.registries import TRANSFERS
 from retinal_tl.runs import run_stage1, run_stage2
-from retinal_tl.studies import (
-    Transfer,
-    find_runs,
-    photos_interval,
-    read_histograms,
-    read_results,
-    seeds_interval,
-    study_parameters,
-    train_jobs,
-    transfer_jobs,
-)
+from retinal_tl.transfer_study import Transfer
+from retinal_tl.studies import find_runs, photos_interval, read_results, seeds_interval, study_parameters, train_jobs, transfer_jobs
+from retinal_tl.evaluation import read_histograms
 
 COLUMNS = (
     "idea",
@@ -48,51 +40,45 @@ COLUMNS = (
     "stage1_minutes",
     "stage2_minutes",
 )
-transfer_encoder = retinal_tl.segmenter.transfer_encoder
 
 
-def train_only(chosen):
-    """A way to carry the encoder over in which only some of its layers learn."""
-
-    def carry(classifier, segmenter, transfer):
-        segmenter = transfer_encoder(classifier, segmenter, transfer)
-        encoder = encoder_of(segmenter)
-        encoder.trainable = True  # a layer in an encoder that is not trainable learns nothing, whatever it says itself
-        for layer in encoder.layers:
-            layer.trainable = bool(chosen(layer))
-        return segmenter
-
-    return carry
+def first_blocks_frozen(source: keras.Model, target: keras.Model) -> None:
+    """The classifier's weights; the first two blocks keep them."""
+    TRANSFERS["finetune"](source, target)
+    for layer in target.layers:
+        layer.trainable = layer.name.startswith(("block3", "block4", "block5"))
 
 
-is_normalization = lambda layer: isinstance(layer, keras.layers.BatchNormalization)
-in_later_blocks = lambda layer: layer.name.startswith(("block3", "block4", "block5"))
+def normalization_only(source: keras.Model, target: keras.Model) -> None:
+    """The classifier's weights; only batch normalization learns."""
+    TRANSFERS["finetune"](source, target)
+    for layer in target.layers:
+        layer.trainable = isinstance(layer, keras.layers.BatchNormalization)
 
-# idea: arm, changes of stage 1 (None: the study's classifiers), changes of stage 2, the way to carry the encoder over
+
+TRANSFERS.add("first_blocks_frozen", first_blocks_frozen, stage1=True)
+TRANSFERS.add("normalization_only", normalization_only, stage1=True)
+
+# idea: transfer, changes of stage 1 (None: the study's classifiers), changes of stage 2
 IDEAS = {
-    "as the study, frozen": ("frozen", None, {}, transfer_encoder),
-    "as the study, finetune": ("finetune", None, {}, transfer_encoder),
-    "classifier of phantoms, exact labels": (
-        "finetune",
-        dict(data="synthetic", data_root=None, csv=None),
-        {},
-        transfer_encoder,
-    ),
-    "classifier trained twice as long": ("finetune", dict(epochs=16), {}, transfer_encoder),
-    "classifier with average pooling": ("finetune", dict(pooling="average"), {}, transfer_encoder),
-    "classifier with max pooling": ("finetune", dict(pooling="max"), {}, transfer_encoder),
-    "first two blocks frozen": ("finetune", None, {}, train_only(in_later_blocks)),
-    "frozen but for batch normalization": ("finetune", None, {}, train_only(is_normalization)),
-    "frozen, thawed after three epochs of five": ("finetune", None, dict(frozen_epochs=3), transfer_encoder),
-    "a tenth of the learning rate": ("finetune", None, dict(learning_rate=2e-4), transfer_encoder),
+    "as the study, frozen": ("frozen", None, {}),
+    "as the study, finetune": ("finetune", None, {}),
+    "classifier of phantoms, exact labels": ("finetune", dict(data="synthetic", data_root=None, csv=None), {}),
+    "classifier trained twice as long": ("finetune", dict(epochs=16), {}),
+    "classifier with average pooling": ("finetune", dict(pooling="average"), {}),
+    "classifier with max pooling": ("finetune", dict(pooling="max"), {}),
+    "first two blocks frozen": ("first_blocks_frozen", None, {}),
+    "frozen but for batch normalization": ("normalization_only", None, {}),
+    "frozen, thawed after three epochs of five": ("finetune", None, dict(frozen_epochs=3)),
+    "a tenth of the learning rate": ("finetune", None, dict(learning_rate=2e-4)),
 }
 
 
 def train(idea: str, seed: int, stage1: dict, stage2: dict, classifier: str, runs: Path, scratch: bool = False) -> Path:
     """The finished run of an idea and a seed, or that of `scratch` beside it, with the same photographs."""
-    arm, changes1, changes2, carry = IDEAS[idea]
+    arm, changes1, changes2 = IDEAS[idea]
     if scratch:
-        arm, changes2, carry = "scratch", {}, transfer_encoder
+        arm, changes2 = "scratch", {}
     place = runs / "tried" / idea.replace(" ", "_").replace(",", "")
     place.mkdir(parents=True, exist_ok=True)
     (runs / "cache").mkdir(exist_ok=True)
@@ -114,11 +100,7 @@ def train(idea: str, seed: int, stage1: dict, stage2: dict, classifier: str, run
         asked |= dict(
             start_run=str(run_stage2(**asked | dict(transfer="frozen", epochs=frozen))), epochs=asked["epochs"] - frozen
         )
-    retinal_tl.segmenter.transfer_encoder = carry
-    try:
-        return run_stage2(**asked)
-    finally:
-        retinal_tl.segmenter.transfer_encoder = transfer_encoder
+    return run_stage2(**asked)
 
 
 def row(idea: str, folders: list[Path], scratch: list[Path]) -> dict:
