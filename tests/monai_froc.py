@@ -42,7 +42,7 @@ def draw(levels: np.ndarray, row: int, column: int, height: int, width: int, rng
 
 
 def ask_monai(made: list[tuple[np.ndarray, np.ndarray]]) -> dict:
-    """MONAI's figures: a candidate is a point in each lesion that it shares a pixel with, or one point where there is none."""
+    """MONAI's figures: a candidate is a point in each lesion that it shares a pixel with, or else one point."""
     from monai.metrics import compute_fp_tp_probs, compute_froc_curve_data, compute_froc_score
     from skimage.measure import label
 
@@ -61,8 +61,8 @@ def ask_monai(made: list[tuple[np.ndarray, np.ndarray]]) -> dict:
         targets += number
     fp, tp = np.concatenate(false_alarms), np.concatenate(lesions)
     fps, sensitivity = compute_froc_curve_data(fp, tp, targets, len(made))
-    level = lambda probabilities: sorted(int(round(float(one) * TOP)) for one in probabilities)
-    whole = lambda shares, number: [int(round(one * number)) for one in shares]
+    level = lambda probabilities: sorted(round(float(one) * TOP) for one in probabilities)
+    whole = lambda shares, number: [round(float(one) * number) for one in shares]
     return dict(
         false_alarms=level(fp),
         lesions=level(tp),

@@ -18,11 +18,19 @@ import keras
 import numpy as np
 
 from retinal_tl.cards import read_card
+from retinal_tl.evaluation import read_histograms
 from retinal_tl.registries import TRANSFERS
 from retinal_tl.runs import run_stage1, run_stage2
+from retinal_tl.studies import (
+    find_runs,
+    photos_interval,
+    read_results,
+    seeds_interval,
+    study_parameters,
+    train_jobs,
+    transfer_jobs,
+)
 from retinal_tl.transfer_study import Transfer
-from retinal_tl.studies import find_runs, photos_interval, read_results, seeds_interval, study_parameters, train_jobs, transfer_jobs
-from retinal_tl.evaluation import read_histograms
 
 COLUMNS = (
     "idea",
