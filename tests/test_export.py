@@ -19,6 +19,8 @@ from retinal_tl.export import FORMATS, add_export, check_tiles, compare_maps, ex
 from retinal_tl.inference import load_run, segment
 from toy_runs import RULES, toy_card, toy_model, write_run, write_toy_run
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
 HEAVY = ("tensorflow", "keras", "tf2onnx", "onnx", "jax")
 WITHOUT = "import sys; sys.modules.update(dict.fromkeys({names!r}))\n"
 

@@ -42,6 +42,7 @@ def simulate(n, rng, models=1, area_spread=1.0):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("area_spread", [1.0, 1.4])
 def test_intervals_hold_the_true_aupr(area_spread):
     "27 photographs whose lesion areas differ as on IDRiD: 95 % intervals hold the AUPR of endlessly many in 93 to 97 % of 800 data sets."
@@ -56,6 +57,7 @@ def test_intervals_hold_the_true_aupr(area_spread):
     assert 0.1 < np.median(ends[:, 1] - ends[:, 0]) < 0.5  # and not because they hold everything
 
 
+@pytest.mark.slow
 def test_equal_models_seldom_differ():
     "Where two models are equally good, p is below 0.05 in about 5 % of the cases, and zero is in the interval in the others."
     rng = np.random.default_rng(0)
