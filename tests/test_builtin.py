@@ -15,6 +15,8 @@ from retinal_tl.metrics import average_precision, pixel_histogram
 from retinal_tl.readers import read_idrid
 from retinal_tl.synthetic import phantom
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
 # Mean probability over a phantom of 700 pixels, as measured when the models landed (2026-11-26).
 SEGMENTER = {
     11: dict(exudates=0.002884, hemorrhages=0.004174, microaneurysms=8.547e-05, soft_exudates=4.696e-06),

@@ -113,6 +113,7 @@ def test_result_is_plain_json_and_the_same_again():
     assert len(json.dumps(result)) < 60_000
 
 
+@pytest.mark.slow
 @few_examples
 @given(st.permutations(range(8)))
 def test_order_of_photographs_does_not_matter(order):
@@ -124,6 +125,7 @@ def test_order_of_photographs_does_not_matter(order):
         assert after[key] == pytest.approx(before[key])
 
 
+@pytest.mark.slow
 @few_examples
 @given(st.integers(0, 2**32), st.integers(2, 15))
 def test_monotone_transform_leaves_what_does_not_depend_on_values(seed, step):

@@ -32,6 +32,8 @@ from retinal_tl.registries import ENCODERS, POOLINGS
 from retinal_tl.synthetic import phantom
 from retinal_tl.uncertainty import bootstrap_interval
 
+pytestmark = [pytest.mark.slow, pytest.mark.jax]
+
 WIDTH, SIDE = 0.125, 64
 
 

@@ -171,6 +171,7 @@ def phantom_eyes():
     return tuple(np.stack([signature(photo) for photo in some]) for some in (photos, again))
 
 
+@pytest.mark.slow
 def test_phantoms_are_different_eyes(phantom_eyes):
     first, again = phantom_eyes
     assert find_same_eyes(hold_signatures(range(24), first)) == []
