@@ -4,6 +4,7 @@ import json
 import sys
 from types import SimpleNamespace
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -258,8 +259,9 @@ def test_heat_stays_in_a_field_that_does_not_fill_the_picture(change, tile, dark
     assert not heat[~field].any() and heat[field].max() == 1
     undisturbed = photo_heat(darkness, prepare(eye.photo, settings), 0, tile)
     there = change(np.repeat(undisturbed[..., None], 3, -1))[..., 0]
-    inside = field & (there > 0)
-    assert np.corrcoef(heat[inside], there[inside])[0, 1] > 0.95
+    away = cv2.erode(np.pad(field, 1).astype(np.uint8), np.ones((17, 17), np.uint8))[1:-1, 1:-1] > 0
+    inside = away & (there > 0)  # positions on the rim see some of the black, and how much depends on where they lie
+    assert inside.sum() > 10_000 and np.corrcoef(heat[inside], there[inside])[0, 1] > 0.99
 
     found = mass_on_lesions([("eye", heat, mask, field)])
     assert found.mass == pytest.approx(heat[mask & field].sum() / heat[field].sum(), rel=1e-5)
