@@ -197,7 +197,7 @@ def train(
     from retinal_tl.training import fit, recipe_for
 
     folder = plan.folder
-    if folder.exists() and _status(folder) == "trained":
+    if folder.exists() and _status(folder) in ("trained", "finished"):
         return folder
     card = first_card(plan, engine.describe_hardware())
     write_card(folder, card)

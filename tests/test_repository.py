@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(
     path
     for path in (REPOSITORY / "nbs").rglob("*.ipynb")
-    if not {".ipynb_checkpoints", "runs", "data"} & set(path.parts)
+    if not {".ipynb_checkpoints", "runs", "data"} & set(path.relative_to(REPOSITORY).parts)
 )
 MEGABYTE = 2**20
 SETTINGS = ConfigParser(delimiters=["="])

@@ -30,7 +30,6 @@ QUICK = (
     "21_metrics",
     "tutorials/reading_the_figures",
     "howto/choose_threshold",
-    "howto/new_data_set",
 )  # compared by the tests
 VARIES = [
     (r"\b\d+(\.\d+)? ?(ms|s|seconds|minutes)\b", "TIME"),
