@@ -1,4 +1,4 @@
-"""The app as people and programs meet it: in a browser, through its addresses, and with a network that must not be asked twice."""
+"""The app as people and programs meet it: in a browser, through its addresses, and with a network asked only once."""
 
 import argparse
 import csv
@@ -21,9 +21,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import CHROMIUM, Browser
-from retinal_tl.app import add_app, build_app, launch_app, look_at, masks_at, page_picture
+from retinal_tl.app import add_app, build_app, launch_app, look_at, page_picture
 from retinal_tl.command import main
 from retinal_tl.core import RetinalError
+from retinal_tl.findings import masks_at
 from retinal_tl.images import read_photo, write_png
 from retinal_tl.inference import load_run
 from retinal_tl.synthetic import phantom
@@ -31,7 +32,8 @@ from toy_runs import write_toy_run
 
 LESIONS = ("exudates", "hemorrhages")
 SCRIPT = (
-    "import argparse, sys; from retinal_tl.app import add_app; parser = argparse.ArgumentParser(); add_app(parser.add_subparsers());"
+    "import argparse, sys; from retinal_tl.app import add_app\n"
+    "parser = argparse.ArgumentParser(); add_app(parser.add_subparsers())\n"
     "arguments = parser.parse_args(); sys.exit(arguments.work(arguments))"
 )
 FETCH = build_opener(ProxyHandler({})).open
@@ -42,7 +44,7 @@ def place(tmp_path_factory):
     """Two runs, a phantom, something that is none, and what the command makes of the phantom."""
     place = tmp_path_factory.mktemp("app")
     for lesion, threshold in zip(LESIONS, (0.43217, 0.5)):
-        write_toy_run(place / lesion, lesion=lesion, threshold=threshold, limits=["<b>Toy</b>."])
+        write_toy_run(place / lesion, lesions=lesion, threshold=threshold, limits=("<b>Toy</b>.",))
     write_png(place / "an eye.png", phantom(5, 512, LESIONS).photo)
     (place / "page.jpg").write_text("<html>404</html>")
     models = [text for lesion in LESIONS for text in ("--model", str(place / lesion))]
@@ -163,7 +165,7 @@ def look(served, path, shown=LESIONS, opacity=0.5, limits=(0.432, 0.5)):
 
 
 def test_upload_shows_what_the_command_finds(place, served):
-    said, picture, table, archive = look(served, place / "an eye.png")
+    said, picture, table, _ = look(served, place / "an eye.png")
     assert said == "" and served.calls() > 0
     assert numbers(table) == {
         lesion: (int(row["count"]), int(row["area_pixels"])) for lesion, row in report(place).items()
@@ -180,7 +182,7 @@ def test_sliders_and_layers_do_not_ask_the_network_again(place, served):
     look(served, place / "an eye.png")
     calls = served.calls()
     for limits in ((0.9, 0.2), (0.1, 0.99)):
-        picture, table, _ = served.client.predict(list(LESIONS), 0.5, *limits, api_name="/show")
+        _, table, _ = served.client.predict(list(LESIONS), 0.5, *limits, api_name="/show")
         assert numbers(table) == expected(place, dict(zip(LESIONS, limits)))
     bare, table, _ = served.client.predict([], 0.5, 0.432, 0.5, api_name="/show")
     assert np.abs(read_photo(bare).astype(int) - phantom(5, 512, LESIONS).photo).mean() < 4
@@ -261,6 +263,15 @@ def upload(tab, path):
     tab.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
 
+def move(tab, slider, value):
+    """Move a slider, as a person would."""
+    tab.evaluate(f"""(() => {{
+        const slider = document.querySelector('{slider} input[type=range]');
+        slider.value = '{value}';
+        for (const kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {{bubbles: true}}));
+    }})()""")
+
+
 def shown_picture(tab):
     """The picture on the page, once it is another than before."""
     with FETCH(tab.evaluate("document.querySelector('#picture img').src"), timeout=60) as answer:
@@ -303,16 +314,10 @@ def test_page_in_a_browser(place, tmp_path):
         )  # is the photograph again
         assert numbers(tab.evaluate(PIXELS)) == numbers(table)  # a layer that is not shown is still counted
 
-        tab.evaluate(
-            "(() => { let slider = document.querySelector('#threshold_exudates input[type=range]'); slider.value = '0.9';"
-            " for (let kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {bubbles: true})); })()"
-        )
+        move(tab, "#threshold_exudates", 0.9)
         wait(tab, f"{PIXELS} != {table!r}")
         assert numbers(tab.evaluate(PIXELS)) == expected(place, dict(exudates=0.9, hemorrhages=0.5))
-        tab.evaluate(
-            "(() => { let slider = document.querySelector('#threshold_exudates input[type=range]'); slider.value = '0.432';"
-            " for (let kind of ['input', 'change']) slider.dispatchEvent(new Event(kind, {bubbles: true})); })()"
-        )
+        move(tab, "#threshold_exudates", 0.432)
         wait(tab, f"{PIXELS} == {table!r}")
 
         tab.evaluate("document.querySelector('#make_archive').click()")
@@ -321,9 +326,8 @@ def test_page_in_a_browser(place, tmp_path):
             (tmp_path / "lesions.zip").write_bytes(answer.read())
         assert_same_files(tmp_path / "lesions.zip", place)
 
-        tab.evaluate(
-            'document.querySelector(\'#photograph button[aria-label="Clear"], #photograph button[title="Clear"]\').click()'
-        )
+        clear = '#photograph button[aria-label="Clear"], #photograph button[title="Clear"]'
+        tab.evaluate(f"document.querySelector('{clear}').click()")
         wait(tab, f"{PIXELS} == ''")
         upload(tab, place / "page.jpg")
         sentence = wait(tab, "document.querySelector('#said .problem')?.innerText")

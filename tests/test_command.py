@@ -54,7 +54,7 @@ def place(tmp_path, monkeypatch):
     """An empty folder to work in, with three runs."""
     monkeypatch.chdir(tmp_path)
     for lesion in ("exudates", "hemorrhages", "soft_exudates"):
-        write_toy_run(f"runs/{lesion}", lesion=lesion)
+        write_toy_run(f"runs/{lesion}", lesions=lesion)
     write_toy_run("runs/any", "classifier")
     return tmp_path
 

@@ -15,17 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from retinal_tl import export
 from retinal_tl.cards import check_files, read_card, write_card
 from retinal_tl.core import RetinalError, file_digest
-from retinal_tl.export import (
-    FORMATS,
-    add_export,
-    check_tiles,
-    compare_maps,
-    export_run,
-    map_thresholds,
-    open_format,
-    write_format,
-)
+from retinal_tl.export import add_export, check_tiles, compare_maps, export_run, map_thresholds
+from retinal_tl.formats import open_format, write_format
 from retinal_tl.inference import load_run, segment
+from retinal_tl.photos import FORMATS
 from toy_runs import RULES, toy_card, toy_model, write_run, write_toy_run
 
 HEAVY = ("tensorflow", "keras", "tf2onnx", "onnx", "jax")
@@ -36,7 +29,7 @@ def real_run(folder, **changes):
     """A run with a real network that was not trained, but whose answers are spread from 0 to 1; keys of the card can be changed."""
     import keras
 
-    from retinal_tl.training import build_model, save_model
+    from retinal_tl.model_files import build_model, save_model
 
     keras.utils.set_random_seed(3)
     card = (

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -17,25 +18,25 @@ from retinal_tl.core import LESION_COLORS, write_text
 from retinal_tl.images import write_png
 from retinal_tl.report import PICTURE_SIDE, ReportPhoto, report_html, report_photo
 from retinal_tl.synthetic import phantom
-from toy_runs import write_toy_run
+from toy_runs import toy_card, write_toy_run
 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)"
 )
 LESIONS = ("exudates", "hemorrhages")
 SIZES = dict(desktop=(1280, 900, False), phone=(390, 844, True))
-HOSTILE = "</script><script>window.hacked = 1</script>\"'&{{ 7 }}.png"  # a slash would be a folder, so this one is only written into the report
+HOSTILE = "</script><script>window.hacked = 1</script>\"'&{{ 7 }}.png"  # no file can have it: a slash means a folder
 
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
-    """What the command writes for three eyes (one dark, one with a bad name) and a broken file: folder and the rows of report.csv."""
+    """What the command makes of three eyes (one dark, one with a bad name) and a broken file: folder, report.csv."""
     folder = tmp_path_factory.mktemp("batch")
     here = os.getcwd()
     os.chdir(folder)
     try:
         for lesion in LESIONS:
-            write_toy_run(f"runs/{lesion}", lesion=lesion, limits=[f"Knows <i>{lesion}</i> & no other."])
+            write_toy_run(f"runs/{lesion}", lesions=lesion, limits=(f"Knows <i>{lesion}</i> & no other.",))
         eye = phantom(4, size=560, lesions=LESIONS).photo
         for name, photo in {
             "a.png": eye,
@@ -65,16 +66,26 @@ def page(batch, request):
 def choose(page, number):
     """Go to a photograph, and wait for its picture."""
     page.evaluate(f"location.hash = '{number}'; new Promise(done => setTimeout(done, 100))")
-    page.evaluate(
-        "(() => { const image = new Image(); image.src = document.querySelector('#picture image').getAttribute('href'); return image.decode(); })()"
-    )
+    page.evaluate("""(() => {
+        const image = new Image();
+        image.src = document.querySelector('#picture image').getAttribute('href');
+        return image.decode();
+    })()""")
+
+
+def set_control(page, control, value, event):
+    """Give a control another value, as a person would."""
+    page.evaluate(f"""(() => {{
+        const control = document.getElementById('{control}');
+        control.value = '{value}';
+        control.dispatchEvent(new Event('{event}'));
+    }})()""")
 
 
 def shown(page, selector):
     """The cells of a table, as the values that they stand for."""
-    return page.evaluate(
-        f"[...document.querySelectorAll('{selector} tr')].map(row => [...row.cells].map(cell => cell.dataset.value ?? cell.textContent))"
-    )
+    return page.evaluate(f"""[...document.querySelectorAll('{selector} tr')].map(
+        row => [...row.cells].map(cell => cell.dataset.value ?? cell.textContent))""")
 
 
 COLUMNS = ("lesion", "area_pixels", "count", "share_of_field", "threshold")
@@ -168,9 +179,7 @@ def test_layers_and_slider_change_what_is_seen(page, batch):
     assert np.median(fainter[inside]) == pytest.approx(np.median(change[inside]) * after / before, rel=0.25)
     page.key("Home", 36)
     assert np.median(np.abs(page.screenshot("#picture").astype(int) - without).sum(2)[cut][inside]) < 5
-    page.evaluate(
-        f"document.getElementById('opacity').value = {before}; document.getElementById('opacity').dispatchEvent(new Event('input'))"
-    )
+    set_control(page, "opacity", before, "input")
 
 
 @needs_chromium
@@ -185,29 +194,17 @@ def test_moving_about(page):
     page.key("ArrowLeft", 37)
     page.evaluate("new Promise(done => setTimeout(done, 100))")
     assert page.evaluate("location.hash") == "#1" and page.evaluate("document.getElementById('previous').disabled")
-    page.evaluate(
-        "document.getElementById('which').value = 'warned'; document.getElementById('which').dispatchEvent(new Event('change'))"
-    )
+    set_control(page, "which", "warned", "change")
     assert page.evaluate("document.getElementById('shown').textContent") == "1 of 3 shown"
-    page.evaluate(
-        "document.getElementById('which').value = 'all'; document.getElementById('which').dispatchEvent(new Event('change'))"
-    )
-    page.evaluate(
-        "document.getElementById('search').value = 'ONERROR'; document.getElementById('search').dispatchEvent(new Event('input'))"
-    )
+    set_control(page, "which", "all", "change")
+    set_control(page, "search", "ONERROR", "input")
     assert page.evaluate("[...document.querySelectorAll('#list li')].filter(item => !item.hidden).length") == 1
-    page.evaluate(
-        "document.getElementById('search').value = ''; document.getElementById('search').dispatchEvent(new Event('input'))"
-    )
-    page.evaluate(
-        "document.getElementById('zoom').value = '2'; document.getElementById('zoom').dispatchEvent(new Event('change'))"
-    )
+    set_control(page, "search", "", "input")
+    set_control(page, "zoom", "2", "change")
     assert page.evaluate(
         "document.getElementById('frame').scrollWidth > 1.9 * document.getElementById('frame').clientWidth"
     )
-    page.evaluate(
-        "document.getElementById('zoom').value = '1'; document.getElementById('zoom').dispatchEvent(new Event('change'))"
-    )
+    set_control(page, "zoom", "1", "change")
 
 
 @needs_chromium
@@ -271,9 +268,7 @@ def test_five_hundred_photographs(tmp_path):
             "[document.getElementById('name').textContent, document.getElementById('shown').textContent]"
         ) == ["499.jpg", "500 of 500 shown"]
         assert page.evaluate("document.querySelectorAll('image').length") == 1, "one photograph at a time"
-        page.evaluate(
-            "document.getElementById('which').value = 'found'; document.getElementById('which').dispatchEvent(new Event('change'))"
-        )
+        set_control(page, "which", "found", "change")
         assert page.evaluate("document.getElementById('shown').textContent") == "250 of 500 shown"
         assert page.complaints(strict=True) == []
     finally:
@@ -288,7 +283,7 @@ def test_names_that_would_be_code_and_no_script(tmp_path):
         tmp_path / "report.html",
         report_html(
             [report_photo(HOSTILE, eye, {}, rows, [HOSTILE]), ReportPhoto("b", problem=HOSTILE)],
-            [dict(name=HOSTILE, limits=[HOSTILE])],
+            [toy_card(lesions=["soft_exudates", "exudates"], name=HOSTILE, limits=(HOSTILE,), licence=HOSTILE)],
             HOSTILE,
         ),
     )
@@ -296,6 +291,10 @@ def test_names_that_would_be_code_and_no_script(tmp_path):
     try:
         page.open((tmp_path / "report.html").as_uri())
         assert page.complaints(strict=True) == [] and page.evaluate("window.hacked === undefined")
+        assert page.evaluate("document.querySelector('footer h2 + p').textContent.trim().split('\\n')[0]") == (
+            "Outlines soft exudates, exudates."
+        )
+        assert f"Licence: {HOSTILE}." in page.evaluate("document.querySelector('footer h2 + p').textContent")
         for place in ("title", "h1", "#name", "#list span", "#warnings p", "#failed li", "footer h2", "footer li"):
             assert page.evaluate(f"document.querySelector('{place}').firstChild.textContent") == HOSTILE, place
         page.call("Emulation.setScriptExecutionDisabled", value=True)
@@ -307,6 +306,15 @@ def test_names_that_would_be_code_and_no_script(tmp_path):
         assert "JavaScript" in text + tree
     finally:
         page.close()
+
+
+def test_every_file_of_the_page_is_installed():
+    """What the package reads from its own folder must be named in setup.py, or it is missing after `pip install`."""
+    repository = Path(__file__).resolve().parent.parent
+    [patterns] = re.findall(r"package_data=\{\"retinal_tl\": (\[.*?\])\}", (repository / "setup.py").read_text())
+    installed = {path for pattern in json.loads(patterns) for path in (repository / "retinal_tl").glob(pattern)}
+    assets = {path for path in (repository / "retinal_tl" / "assets").rglob("*") if path.is_file()}
+    assert {"report.html.jinja", "report.css", "report.js"} <= {path.name for path in assets} and assets <= installed
 
 
 # ---- outlines
