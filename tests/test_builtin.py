@@ -15,6 +15,8 @@ from retinal_tl.metrics import average_precision, pixel_histogram
 from retinal_tl.readers import read_idrid
 from retinal_tl.synthetic import phantom
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
 # Mean probability over a phantom of 700 pixels, as measured when the models landed (2026-11-26).
 SEGMENTER = {
     11: dict(exudates=0.002884, hemorrhages=0.004174, microaneurysms=8.547e-05, soft_exudates=4.696e-06),
@@ -82,7 +84,7 @@ def test_they_stay_small():
 
 
 def test_the_licence_lies_beside_the_weights():
-    """CC BY 4.0, section 3(a): the authors, a notice of the licence and of its disclaimer, a link, and what was changed."""
+    """CC BY 4.0, section 3(a): authors, notices of the licence and its disclaimer, a link, what was changed."""
     weights = load_run("builtin", "segmenter").folder.parent
     licence = (weights / "LICENSE-CC-BY-4.0.txt").read_text(encoding="utf-8")
     sections = [line for line in licence.splitlines() if line.startswith("Section ")]

@@ -8,7 +8,16 @@ from toy_data import by_name, examples_of, mentions, put, write_xls
 
 from retinal_tl import datasets
 from retinal_tl.core import RetinalError
-from retinal_tl.datasets import READERS, Dataset, Example, check_data, check_unique_names, read_csv, read_folder, read_synthetic
+from retinal_tl.datasets import (
+    READERS,
+    Dataset,
+    Example,
+    check_data,
+    check_unique_names,
+    read_csv,
+    read_folder,
+    read_synthetic,
+)
 from retinal_tl.layouts import read_table
 from retinal_tl.leakage import Pair
 from retinal_tl.synthetic import write_synthetic

@@ -13,7 +13,17 @@ from sklearn import metrics as sk
 
 from retinal_tl import evaluation
 from retinal_tl.core import RetinalError
-from retinal_tl.evaluation import collect, evaluate, evaluate_classifier, evaluate_segmentation, image_level, lesion_level, rank_images, read_histograms, write_histograms
+from retinal_tl.evaluation import (
+    collect,
+    evaluate,
+    evaluate_classifier,
+    evaluate_segmentation,
+    image_level,
+    lesion_level,
+    rank_images,
+    read_histograms,
+    write_histograms,
+)
 from retinal_tl.lesions import score_lesions
 from retinal_tl.metrics import BINS, confusion, pixel_histogram, quantize
 
@@ -103,6 +113,7 @@ def test_result_is_plain_json_and_the_same_again():
     assert len(json.dumps(result)) < 60_000
 
 
+@pytest.mark.slow
 @few_examples
 @given(st.permutations(range(8)))
 def test_order_of_photographs_does_not_matter(order):
@@ -114,6 +125,7 @@ def test_order_of_photographs_does_not_matter(order):
         assert after[key] == pytest.approx(before[key])
 
 
+@pytest.mark.slow
 @few_examples
 @given(st.integers(0, 2**32), st.integers(2, 15))
 def test_monotone_transform_leaves_what_does_not_depend_on_values(seed, step):

@@ -21,6 +21,8 @@ from retinal_tl.inference import load_run, segment
 from retinal_tl.photos import FORMATS
 from toy_runs import RULES, toy_card, toy_model, write_run, write_toy_run
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
 HEAVY = ("tensorflow", "keras", "tf2onnx", "onnx", "jax")
 WITHOUT = "import sys; sys.modules.update(dict.fromkeys({names!r}))\n"
 

@@ -4,6 +4,7 @@ import json
 import sys
 from types import SimpleNamespace
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -14,12 +15,25 @@ from retinal_tl.classifier import build_classifier
 from retinal_tl.core import RetinalError
 from retinal_tl.datasets import Example
 from retinal_tl.encoders import LayerOptions, build_encoder, convolution, encoder_of
-from retinal_tl.gradcam import class_maps, evidence, gain, grad_cam, gradient, lesion_mass, lesion_score, map_grid, mass_on_lesions, photo_heat
+from retinal_tl.gradcam import (
+    class_maps,
+    evidence,
+    gain,
+    grad_cam,
+    gradient,
+    lesion_mass,
+    lesion_score,
+    map_grid,
+    mass_on_lesions,
+    photo_heat,
+)
 from retinal_tl.leakage import read_signatures, write_signatures
 from retinal_tl.preprocess import FieldOfView, Prepared, Preprocessing, prepare
 from retinal_tl.registries import ENCODERS, POOLINGS
 from retinal_tl.synthetic import phantom
 from retinal_tl.uncertainty import bootstrap_interval
+
+pytestmark = [pytest.mark.slow, pytest.mark.jax]
 
 WIDTH, SIDE = 0.125, 64
 
@@ -245,8 +259,9 @@ def test_heat_stays_in_a_field_that_does_not_fill_the_picture(change, tile, dark
     assert not heat[~field].any() and heat[field].max() == 1
     undisturbed = photo_heat(darkness, prepare(eye.photo, settings), 0, tile)
     there = change(np.repeat(undisturbed[..., None], 3, -1))[..., 0]
-    inside = field & (there > 0)
-    assert np.corrcoef(heat[inside], there[inside])[0, 1] > 0.95
+    away = cv2.erode(np.pad(field, 1).astype(np.uint8), np.ones((17, 17), np.uint8))[1:-1, 1:-1] > 0
+    inside = away & (there > 0)  # positions on the rim see some of the black, and how much depends on where they lie
+    assert inside.sum() > 10_000 and np.corrcoef(heat[inside], there[inside])[0, 1] > 0.99
 
     found = mass_on_lesions([("eye", heat, mask, field)])
     assert found.mass == pytest.approx(heat[mask & field].sum() / heat[field].sum(), rel=1e-5)

@@ -17,7 +17,17 @@ import pytest
 from retinal_tl import leakage, signatures
 from retinal_tl.core import RetinalError
 from retinal_tl.images import read_photo
-from retinal_tl.leakage import Pair, Signatures, find_same_eyes, guard, hold_signatures, join_signatures, open_signatures, read_signatures, write_signatures
+from retinal_tl.leakage import (
+    Pair,
+    Signatures,
+    find_same_eyes,
+    guard,
+    hold_signatures,
+    join_signatures,
+    open_signatures,
+    read_signatures,
+    write_signatures,
+)
 from retinal_tl.signatures import POSES, SAME_EYE, same_eye_score, same_eye_scores, signature
 from retinal_tl.synthetic import phantom
 
@@ -161,6 +171,7 @@ def phantom_eyes():
     return tuple(np.stack([signature(photo) for photo in some]) for some in (photos, again))
 
 
+@pytest.mark.slow
 def test_phantoms_are_different_eyes(phantom_eyes):
     first, again = phantom_eyes
     assert find_same_eyes(hold_signatures(range(24), first)) == []

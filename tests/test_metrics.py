@@ -9,7 +9,23 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from retinal_tl.core import RetinalError
-from retinal_tl.metrics import BINS, average_precision, best_threshold, binary_metrics, calibration_error, coarsen, confusion, confusions, eleven_point_aupr, pixel_histogram, quantize, reliability, roc_auc, threshold_for_sensitivity, trivial_accuracy
+from retinal_tl.metrics import (
+    BINS,
+    average_precision,
+    best_threshold,
+    binary_metrics,
+    calibration_error,
+    coarsen,
+    confusion,
+    confusions,
+    eleven_point_aupr,
+    pixel_histogram,
+    quantize,
+    reliability,
+    roc_auc,
+    threshold_for_sensitivity,
+    trivial_accuracy,
+)
 
 TOP = BINS - 1
 few_examples = settings(max_examples=50, deadline=None)
@@ -73,6 +89,7 @@ def test_eleven_points_as_written_out(truth, level):
     assert eleven_point_aupr(pixel_histogram(level, truth)) == pytest.approx(sk.auc(recall, precision), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_no_lesion_is_nan_not_a_number_to_average():
     h = pixel_histogram(np.linspace(0, 1, 100), np.zeros(100, bool))
     empty = pixel_histogram(np.zeros(5), np.zeros(5))
@@ -131,6 +148,7 @@ figures = (
 )
 
 
+@pytest.mark.slow
 @few_examples
 @given(pixels, st.randoms(use_true_random=False))
 def test_order_of_pixels_does_not_matter(map, random):

@@ -12,6 +12,8 @@ from retinal_tl.losses import make_loss
 from retinal_tl.registries import ENCODERS, LOSSES, POOLINGS, TRANSFERS
 from retinal_tl.segmenter import build_segmenter, finetune, transfer_encoder
 
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.jax]
+
 WIDTH, SIDE, COUNT = 0.125, 32, 4
 
 

@@ -7,7 +7,20 @@ import numpy as np
 import pytest
 
 from retinal_tl.core import LESIONS, RetinalError
-from retinal_tl.patches import AUGMENTATIONS, LEAST_PROBABILITY, Augmentation, blending_window, cut, patch_source, predict_tiles, random_geometry, random_tint, sample_patches, tile_starts, with_hard_negatives
+from retinal_tl.patches import (
+    AUGMENTATIONS,
+    LEAST_PROBABILITY,
+    Augmentation,
+    blending_window,
+    cut,
+    patch_source,
+    predict_tiles,
+    random_geometry,
+    random_tint,
+    sample_patches,
+    tile_starts,
+    with_hard_negatives,
+)
 from retinal_tl.preprocess import Preprocessing, prepare, prepare_mask
 from retinal_tl.synthetic import phantom
 

@@ -7,7 +7,17 @@ from test_evaluation import ITEMS
 
 from retinal_tl.core import RetinalError
 from retinal_tl.evaluation import evaluate_classifier, evaluate_segmentation, rank_images
-from retinal_tl.pictures import OUTCOME_COLORS, contact_sheet, metrics_rows, metrics_table, plot_example, plot_froc, plot_precision_recall, plot_reliability, plot_roc
+from retinal_tl.pictures import (
+    OUTCOME_COLORS,
+    contact_sheet,
+    metrics_rows,
+    metrics_table,
+    plot_example,
+    plot_froc,
+    plot_precision_recall,
+    plot_reliability,
+    plot_roc,
+)
 
 RESULT = evaluate_segmentation(ITEMS, threshold=0.4, n=30)
 

@@ -7,7 +7,16 @@ from toy_data import SHARED, by_name, eyes, mentions, needs_idrid, needs_screeni
 
 from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.datasets import READERS, Dataset, Example, check_data, check_unique_names, read_csv
-from retinal_tl.readers import join_datasets, open_data, read_aptos, read_ddr, read_eophtha, read_eyepacs, read_idrid, read_messidor
+from retinal_tl.readers import (
+    join_datasets,
+    open_data,
+    read_aptos,
+    read_ddr,
+    read_eophtha,
+    read_eyepacs,
+    read_idrid,
+    read_messidor,
+)
 from retinal_tl.splits import split_examples
 
 # --- the published layouts ------------------------------------------------------------------------------------------

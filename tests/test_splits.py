@@ -20,7 +20,15 @@ from retinal_tl.datasets import Example, read_csv, read_folder
 from retinal_tl.leakage import hold_signatures, open_signatures, write_signatures
 from retinal_tl.readers import open_data
 from retinal_tl.signatures import signature
-from retinal_tl.splits import GuardedSplit, Known, SplitOptions, content_digests, guarded_split, merge_eyes, split_examples
+from retinal_tl.splits import (
+    GuardedSplit,
+    Known,
+    SplitOptions,
+    content_digests,
+    guarded_split,
+    merge_eyes,
+    split_examples,
+)
 from retinal_tl.synthetic import phantom, write_synthetic
 
 # --- splits ---------------------------------------------------------------------------------------------------------

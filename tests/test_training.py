@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.jax]
+
 SCRIPT = """
 import json, sys, time
 from pathlib import Path

@@ -16,7 +16,15 @@ from scipy.special import ndtr
 from retinal_tl.core import RetinalError
 from retinal_tl.lesions import LesionScores, lesion_counts
 from retinal_tl.metrics import BINS, PixelHistogram, average_precision, confusion, roc_auc
-from retinal_tl.uncertainty import FIGURES, bootstrap_band, bootstrap_interval, draw_weights, interval, join_groups, paired_difference
+from retinal_tl.uncertainty import (
+    FIGURES,
+    bootstrap_band,
+    bootstrap_interval,
+    draw_weights,
+    interval,
+    join_groups,
+    paired_difference,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOP = BINS - 1
@@ -45,6 +53,7 @@ def simulate(n, rng, models=1, area_spread=1.0):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("area_spread", [1.0, 1.4])
 def test_intervals_hold_the_true_aupr(area_spread):
     "27 photographs with lesion areas as on IDRiD: 93 to 97 % of 800 intervals of 95 % hold the AUPR of endlessly many."
@@ -59,6 +68,7 @@ def test_intervals_hold_the_true_aupr(area_spread):
     assert 0.1 < np.median(ends[:, 1] - ends[:, 0]) < 0.5  # and not because they hold everything
 
 
+@pytest.mark.slow
 def test_equal_models_seldom_differ():
     "Where two models are equally good, p is below 0.05 in about 5 % of the cases, and in the others zero is inside."
     rng = np.random.default_rng(0)

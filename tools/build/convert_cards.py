@@ -19,7 +19,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from retinal_tl.cards import Card, ClassifierCard, DataFacts, Head, Parent, SegmenterCard, SplitNames, TrainingFacts, read_card, write_card
+from retinal_tl.cards import (
+    Card,
+    ClassifierCard,
+    DataFacts,
+    Head,
+    Parent,
+    SegmenterCard,
+    SplitNames,
+    TrainingFacts,
+    read_card,
+    write_card,
+)
 from retinal_tl.preprocess import Preprocessing
 
 FLIPS = {None: "none", False: "none", True: "all", "half turn": "half_turn"}
@@ -181,7 +192,7 @@ def converted(
 
 
 def converted_summary(old: Mapping) -> dict:
-    """An entry of results/demo.json or results/idrid.json, as `tools/collect.py` writes it of a card of version 2."""
+    """An entry of results/demo.json or results/idrid.json, as `collect` writes it for a card of version 2."""
     new = {name: value for name, value in old.items() if name not in ("lesion", "threshold", "transfer", "training")}
     training = training_of(old)
     new |= dict(run_id=run_id(old["name"]), training=vars(training))

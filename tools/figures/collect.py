@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 from retinal_tl.cards import card_to_json, read_card
-from retinal_tl.pictures import metrics_rows
 
 DROPPED = {"curve", "per_image"}
 
@@ -39,7 +38,7 @@ def summary(folder: Path, commit: str) -> dict:
         data=card.data.name,
         photos={part: len(getattr(card.split, part)) for part in ("training", "validation", "test")},
         parents=[dict(name=one.name, kind=one.kind, seconds=one.seconds) for one in card.parents],
-        metrics={name: small(result) for name, result in metrics_rows(card.metrics).items()},
+        metrics={part: small(result) for part, result in card.metrics.items()},
         history=history(folder),
     )
 
