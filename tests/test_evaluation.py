@@ -1,4 +1,4 @@
-"""A whole evaluation: as scikit-learn and its parts have it, in any order, from one look at each map, in little memory."""
+"""A whole evaluation: as scikit-learn has it, in any order, from one look at each map, in memory that does not grow."""
 
 import json
 import tracemalloc
