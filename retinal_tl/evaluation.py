@@ -315,7 +315,7 @@ def _counted(
 
 # %% ../nbs/31_evaluation.ipynb #cell-49
 def evaluate(
-    collected: Collected,  # of photographs, with a threshold if one is given
+    collected: Collected,  # of `collect`, which must have been told of a given threshold
     threshold: float | None = None,  # 0..1, from validation photographs; None: chosen on these, by best Dice
     sensitivity: float | None = None,  # 0..1: choose the highest threshold that finds this share of the lesion instead
     groups: Mapping[Any, Hashable] | None = None,  # name → group (eye, patient) that the bootstrap draws as one

@@ -261,10 +261,10 @@ def _studentized(
     value, error = float(values[0]), float(_error(np.ones((1, units)), influences)[0])
     if np.isnan(value):
         return value, value
-    if not scale.low <= value <= scale.high:
+    if not scale.low - 1e-9 <= value <= scale.high + 1e-9:
         raise RetinalError(f"The figure is {value:g}, and this scale goes from {scale.low:g} to {scale.high:g}.")
-    least = 1e-12 * min(scale.high, max(1.0, abs(value)))  # less is rounding
-    if units < _FEWEST or value in (scale.low, scale.high) or not error > least:
+    least = 1e-12 * (abs(value) if np.isinf(scale.high) else scale.high)  # less is rounding
+    if units < _FEWEST or not scale.low < value < scale.high or not error > least:
         return scale.low, scale.high
     stretch = _stretch(influences[0])
     values, influences = figure(weights)
