@@ -183,9 +183,9 @@ def choices(
 ) -> Collection[str]:  # the words that it takes; none: any word, a path, a number, or true and false
     "What a parameter can be chosen from, your own additions to the registries included."
     from retinal_tl.cards import FLIPS
+    from retinal_tl.datasets import READERS
     from retinal_tl.patches import AUGMENTATIONS
     from retinal_tl.preprocess import CLAHE_MODES
-    from retinal_tl.readers import READERS
 
     return dict[str, Collection[str]](
         data=READERS,

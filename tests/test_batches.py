@@ -9,7 +9,6 @@ import pytest
 
 from retinal_tl import batches
 from retinal_tl.batches import (
-    LEAST_PROBABILITY,
     any_lesion_sources,
     balance,
     draw_patches,
@@ -25,7 +24,7 @@ from retinal_tl.batches import (
 from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.datasets import Example
 from retinal_tl.images import write_png
-from retinal_tl.patches import AUGMENTATIONS, patch_source
+from retinal_tl.patches import AUGMENTATIONS, LEAST_PROBABILITY, patch_source
 from retinal_tl.preprocess import Preprocessing
 from retinal_tl.settings import Stage1, Stage2, settings_for
 
