@@ -59,7 +59,7 @@ def example_command(
     "`retinal_tl example`: draw a photograph to try the other subcommands on. Raises `RetinalError` as `write_example`."
     path = write_example(arguments.file, arguments.size, arguments.seed, arguments.force)
     name = shlex.quote(printable(path))
-    print(f"{name} shows a drawn eye with lesions. Outline them: retinal_tl segment {name} --output found")
+    print(f"{name} shows a drawn eye with lesions. To outline them: retinal_tl segment {name} --output found")
     return 0
 
 # %% ../nbs/49_command.ipynb #cell-37
@@ -128,7 +128,7 @@ def parameter_value(
     return text
 
 # %% ../nbs/49_command.ipynb #cell-43
-_MODULES = dict(stage1="runs", stage2="runs", tables="studies", transfer="studies")  # where each `run_...` is
+_MODULES = dict(stage1="runs", stage2="runs", tables="paper_tables", transfer="transfer_study")  # where each `run_...` is
 _STUDIES = dict(tables="Tables", transfer="Transfer")  # the parameters of a study beside those of the stages
 
 

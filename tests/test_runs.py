@@ -68,7 +68,7 @@ def papermill_run(phantoms, stage1, tmp_path_factory) -> tuple[Path, str]:
 
 
 def test_papermill_runs_stage2(papermill_run, stage1):
-    executed, said = papermill_run
+    executed, _ = papermill_run
     [run] = (executed.parent / "runs").glob("stage2-*")
     card = read_card(run)
     check_files(run, card)

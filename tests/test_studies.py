@@ -1,7 +1,7 @@
 """The tables and the transfer study at toy size: what they reuse, a kill in the middle, and the dry run.
 
-One test trains, in processes of its own, and is killed half-way. The others put a double in the place of `run`: it leaves a run folder as that does,
-with the card that the plan asks for, and no training behind it.
+One test trains, in processes of its own, and is killed half-way. The others put a double in the place of `run`: it
+leaves a run folder as that does, with the card that the plan asks for, and no training behind it.
 """
 
 import csv
@@ -109,7 +109,7 @@ def few_levels(histogram: PixelHistogram) -> PixelHistogram:
 
 
 class Double:
-    """Stands for `run`: run folders with the right cards, where `finetune` is better than `scratch` and that better than `frozen`."""
+    """Stands for `run`: folders with the right cards, `finetune` better than `scratch`, that better than `frozen`."""
 
     LEVEL = {"finetune": 2.4, "scratch": 2.0, "frozen": 1.6}
 
