@@ -75,13 +75,23 @@ def too_long(tree):
                 yield f"{node.name} has {parameters(node)} parameters, and {PARAMETERS} are allowed"
 
 
-def brings(module, seen=()):
-    """The way by which importing a module imports an engine, as names of modules; () if it does not."""
-    for engine, _ in sorted(engines(imported(parsed(module), everywhere=False))):
-        return (module, engine)
-    for other, _ in sorted(of_the_library(imported(parsed(module), everywhere=False))):
-        if other not in (module, *seen) and (way := brings(other, (module, *seen))):
-            return (module, *way)
+@cache
+def at_import(module):
+    """The engines and the modules of the library that importing a module imports first of all."""
+    names = list(imported(parsed(module), everywhere=False))
+    return sorted(name for name, _ in engines(names)), sorted(name for name, _ in of_the_library(names))
+
+
+def brings(module):
+    """The shortest way by which importing a module imports an engine, as names of modules; () if it does not."""
+    ways, seen = [(module,)], {module}
+    while ways:
+        way = ways.pop(0)
+        found, others = at_import(way[-1])
+        if found:
+            return (*way, found[0])
+        ways += [(*way, other) for other in others if other not in seen]
+        seen |= set(others)
     return ()
 
 

@@ -179,6 +179,7 @@ def test_phantoms_are_different_eyes(phantom_eyes):
     assert {(pair.first, pair.second) for pair in found} == {(f"again {i}", str(i)) for i in range(6)}
 
 
+@pytest.mark.slow
 def test_the_search_finds_what_float_signatures_all_in_memory_gave(phantom_eyes):
     "Rounding to int8 and going by blocks change scores in the fourth decimal at most."
     everything = np.concatenate(phantom_eyes)
@@ -254,6 +255,7 @@ class Source:
         return stack
 
 
+@pytest.mark.slow
 def test_six_hundred_photographs_are_never_in_memory_together(tmp_path, monkeypatch):
     monkeypatch.setattr(signatures, "POSES", POSES[9:12])  # it is not poses that are tested here
     source = Source(600, [(5, 599), (300, 301), (10, 11)])

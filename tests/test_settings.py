@@ -264,6 +264,7 @@ def test_the_backend_that_keras_would_take(machine, monkeypatch, text, backend):
     assert keras_backend() == "torch"
 
 
+@pytest.mark.slow
 def test_the_backend_is_that_of_keras(tmp_path):
     """The same before and after Keras is loaded, wherever it finds it written."""
     (tmp_path / "keras.json").write_text(json.dumps(dict(backend="jax")))

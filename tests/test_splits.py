@@ -255,6 +255,7 @@ def names_of(part):
     return [example.name for example in part]
 
 
+@pytest.mark.slow
 def test_the_split_is_the_one_that_it_always_was(tmp_path):
     "What `runs` of version 0.1.0 before the rebuilding drew for these phantoms; scikit-learn's folds are part of it."
     examples = read_folder(write_synthetic(tmp_path / "phantoms", count=24, size=128)).examples

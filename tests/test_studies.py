@@ -28,7 +28,7 @@ from retinal_tl.transfer_pictures import plot_attention, plot_learning, plot_pho
 from retinal_tl.transfer_study import Transfer, run_transfer, transfer_plans
 from toy_runs import toy_model
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = dict(
