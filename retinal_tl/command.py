@@ -128,7 +128,9 @@ def parameter_value(
     return text
 
 # %% ../nbs/49_command.ipynb #cell-43
-_MODULES = dict(stage1="runs", stage2="runs", tables="paper_tables", transfer="transfer_study")  # where each `run_...` is
+_MODULES = dict(
+    stage1="runs", stage2="runs", tables="paper_tables", transfer="transfer_study"
+)  # where each `run_...` is
 _STUDIES = dict(tables="Tables", transfer="Transfer")  # the parameters of a study beside those of the stages
 
 

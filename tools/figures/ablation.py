@@ -1,7 +1,7 @@
 """What one idea changes: two ways of outlining the same photographs, as rows of a table with paired intervals.
 
     python tools/figures/ablation.py results/ablation.csv "mean over mirror images" RUN RUN \\
-        --data idrid --data-root ../shared/data/IDRiD --off 'flips="none"' --on 'flips="all"'
+        --data idrid --data-root ../shared/data/IDRiD --off flips=none --on flips=all
 
 The first run is without the idea, the second with it; --off and --on change entries of their cards. Only photographs
 that neither run has learned from are measured, each at its own size. Rows of an idea that is in the table already are
@@ -13,15 +13,18 @@ import argparse
 import csv
 import hashlib
 import json
-from dataclasses import replace
+import sys
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 
-from retinal_tl.batches import read_lesion
-from retinal_tl.cards import read_segmenter_card
-from retinal_tl.core import RetinalError
+from retinal_tl.cards import SegmenterCard, card_to_json, read_segmenter_card
+from retinal_tl.core import RetinalError, check_name, printable
+from retinal_tl.datasets import Example
 from retinal_tl.evaluation import read_histograms
+from retinal_tl.images import read_mask
 from retinal_tl.inference import Run, load_run, segment_prepared
 from retinal_tl.metrics import PixelHistogram, coarsen, pixel_histogram, quantize
 from retinal_tl.preprocess import prepare_file
@@ -30,120 +33,140 @@ from retinal_tl.uncertainty import paired_difference
 
 COLUMNS = ("idea", "lesion", "without", "with", "gain", "low", "high", "p", "photos", "off", "on", "run_off", "run_on")
 KEPT = Path("runs") / "ablation"
+Histograms = dict[str, dict[str, PixelHistogram]]  # lesion → photograph → its histogram
 
 
-def changed(run: Run, changes: list[str]) -> Run:
-    """The run with other entries in its card, given as name=JSON."""
-    entries = {name: json.loads(value) for name, _, value in (change.partition("=") for change in changes)}
-    return Run(run.folder, replace(run.card, **entries), run.session)
+def entries(changes: list[str]) -> dict[str, object]:
+    """Entries of a card, given as name=JSON or name=text."""
+    found: dict[str, object] = {}
+    for name, _, value in (change.partition("=") for change in changes):
+        check_name("entry of the card", name, [field.name for field in fields(SegmenterCard)])
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
 
 
-def opened(folder: str, changes: list[str]) -> Run:
-    """The run with the changes; where there are none and it has kept its histograms, its model need not be there."""
-    run = Run(Path(folder), read_segmenter_card(folder, "the run"), None)
-    return run if not changes and all(of_run(run).values()) else changed(load_run(folder, "segmenter"), changes)
+def kept_by_run(folder: Path, card: SegmenterCard) -> Histograms | None:
+    """The histograms of the validation photographs that a run has kept; None if it has not."""
+    files = {lesion: folder / f"{lesion}_histograms.npz" for lesion in card.lesions}
+    if not all(file.exists() for file in files.values()):
+        return None
+    return {lesion: read_histograms(file) for lesion, file in files.items()}
 
 
-def histograms(run: Run, examples: list, cache: Path) -> dict[str, dict[str, PixelHistogram]]:
-    """lesion → photograph → its histogram, from maps of the photographs' own size."""
-    what = [
-        run.card.files,
-        [run.card.tile, run.card.overlap, run.card.flips, vars(run.card.preprocessing)],
-        [example.name for example in examples],
-    ]
-    kept = KEPT / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}.npz"
-    if not kept.exists():
-        counts = {lesion: [] for lesion in run.card.lesions}
-        for example in examples:
-            prepared = prepare_file(example.photo, run.card.preprocessing, cache)
-            for lesion, probability in segment_prepared(prepared, run.predict, run.card).items():
-                mask = read_lesion(example, lesion, probability.shape)
-                one = coarsen(pixel_histogram(quantize(probability), mask))
-                counts[lesion].append(one.counts)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(kept, levels=one.levels, **{lesion: np.stack(each) for lesion, each in counts.items()})
-    with np.load(kept, allow_pickle=False) as found:
+def count(run: Run, examples: list[Example], cache: Path) -> Histograms:
+    """The same, from maps of the photographs' own size."""
+    found: Histograms = {lesion: {} for lesion in run.lesions}
+    for example in examples:
+        prepared = prepare_file(example.photo, run.card.preprocessing, cache)
+        for lesion, probability in segment_prepared(prepared, run.predict, run.card).items():
+            path = example.masks[lesion]
+            mask = np.zeros(probability.shape, bool) if path is None else read_mask(path, probability.shape)
+            found[lesion][example.name] = coarsen(pixel_histogram(quantize(probability), mask))
+    return found
+
+
+def counted(run: Run, examples: list[Example], cache: Path) -> Histograms:
+    """The same, counted once and then kept in `KEPT`."""
+    card = card_to_json(run.card)
+    what = [{name: card[name] for name in ("files", "tile", "overlap", "flips", "preprocessing")}]
+    what += [sorted(example.name for example in examples)]
+    path = KEPT / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}.npz"
+    if not path.exists():
+        found = count(run, examples, cache)
+        levels = next(one.levels for each in found.values() for one in each.values())
+        counts = {lesion: np.stack([one.counts for one in each.values()]) for lesion, each in found.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, names=list(next(iter(found.values()))), levels=levels, **counts)
+    with np.load(path, allow_pickle=False) as read:
+        names, levels = [str(name) for name in read["names"]], read["levels"]
         return {
-            lesion: {
-                example.name: PixelHistogram(counts, found["levels"])
-                for example, counts in zip(examples, found[lesion])
-            }
-            for lesion in run.card.lesions
+            lesion: {name: PixelHistogram(one, levels) for name, one in zip(names, read[lesion])}
+            for lesion in run.lesions
         }
 
 
-def of_run(run: Run) -> dict[str, dict[str, PixelHistogram] | None]:
-    """The same, as the run has kept them; None where it has not."""
-    return {lesion: _kept(run.folder / f"{lesion}_histograms.npz") for lesion in run.lesions}
+def histograms(folder: Path, changes: list[str], examples: list[Example], cache: Path) -> Histograms:
+    """Of a run with other entries in its card; what it has kept itself serves where nothing is changed."""
+    card = read_segmenter_card(folder, "RUN")
+    kept = None if changes else kept_by_run(folder, card)
+    if kept is not None:
+        return kept
+    run = load_run(folder, "segmenter")
+    return counted(Run(run.folder, replace(run.card, **entries(changes)), run.session), examples, cache)
 
 
-def _kept(path: Path) -> dict[str, PixelHistogram] | None:
-    """The histograms in a file, if it is there."""
-    return read_histograms(path) if path.exists() else None
+def figures_of(with_it: dict[str, PixelHistogram], without: dict[str, PixelHistogram]) -> dict:
+    """The columns of a table that are measured."""
+    found = paired_difference(with_it, without)
+    values = (found.second, found.first, found.difference, found.low, found.high, found.p)
+    names = ("without", "with", "gain", "low", "high", "p")
+    return {name: f"{value:.4f}" for name, value in zip(names, values)} | dict(photos=found.units)
 
 
-def main() -> None:
+def read_rows(table: Path, idea: str) -> list[dict]:
+    """The rows of a table that are of other ideas; none if there is no table yet."""
+    if not table.exists():
+        return []
+    with open(table, newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["idea"] != idea]
+
+
+def write_rows(table: Path, rows: Iterable[dict]) -> None:
+    """Write a table anew."""
+    with open(table, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("idea")
-    parser.add_argument("runs", nargs=2, metavar="RUN")
+    parser.add_argument("runs", nargs=2, metavar="RUN", type=Path)
     parser.add_argument("--off", nargs="*", default=[], metavar="NAME=JSON")
     parser.add_argument("--on", nargs="*", default=[], metavar="NAME=JSON")
     parser.add_argument("--data", default="idrid")
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--cache", type=Path, default=Path("runs") / "cache")
-    given = parser.parse_args()
-    off, on = (opened(run, changes) for run, changes in zip(given.runs, (given.off, given.on)))
-    if set(off.card.split.validation) != set(on.card.split.validation):
-        raise RetinalError("The two runs were judged on other photographs; give runs of one split.")
-    examples = [
-        example
-        for example in open_data(given.data, given.data_root).examples
-        if example.name in set(off.card.split.validation)
-    ]
-    kept = [
-        dict.fromkeys(run.lesions) if changes else of_run(run) for run, changes in ((off, given.off), (on, given.on))
-    ]
-    without, with_it = (
-        histograms(run, examples, given.cache) if None in found.values() else found
-        for run, found in zip((off, on), kept)
-    )
-    rows = []
-    if given.table.exists():
-        with open(given.table, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["idea"] != given.idea]
-    for lesion in [lesion for lesion in off.lesions if lesion in on.lesions]:
-        found = paired_difference(with_it[lesion], without[lesion])
-        figures = dict(
-            zip(
-                ("without", "with", "gain", "low", "high", "p"),
-                (
-                    f"{value:.4f}"
-                    for value in (found.second, found.first, found.difference, found.low, found.high, found.p)
-                ),
-            )
+    return parser.parse_args()
+
+
+def measure(given: argparse.Namespace) -> list[dict]:
+    """The rows of an idea, one for each lesion that both runs outline."""
+    off, on = cards = [read_segmenter_card(folder, "RUN") for folder in given.runs]
+    judged = set(off.split.validation)
+    if judged != set(on.split.validation):
+        raise RetinalError("The two runs were judged on different photographs; give runs of one split.")
+    examples = [one for one in open_data(given.data, given.data_root).examples if one.name in judged]
+    if len(examples) < len(judged):
+        raise RetinalError(
+            f"{len(judged) - len(examples)} of the {len(judged)} photographs that the runs were judged on are not in "
+            f"{printable(given.data_root)}; give the folder they come from."
         )
-        rows.append(
-            dict(
-                idea=given.idea,
-                lesion=lesion,
-                photos=found.units,
-                off=" ".join(given.off),
-                on=" ".join(given.on),
-                run_off=off.card.name,
-                run_on=on.card.name,
-            )
-            | figures
-        )
-        print(
-            f"{lesion}: {figures['without']} → {figures['with']}, "
-            f"{float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})"
-        )
-    with open(given.table, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    changes = (given.off, given.on)
+    without, with_it = (histograms(*what, examples, given.cache) for what in zip(given.runs, changes))
+    about = dict(idea=given.idea, run_off=cards[0].name, run_on=cards[1].name)
+    about |= dict(off=" ".join(given.off), on=" ".join(given.on))
+    shared = [lesion for lesion in off.lesions if lesion in on.lesions]
+    return [about | dict(lesion=lesion) | figures_of(with_it[lesion], without[lesion]) for lesion in shared]
+
+
+def main() -> int:
+    given = parse()
+    try:
+        rows = measure(given)
+    except RetinalError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for row in rows:
+        print(f"{row['lesion']}: {row['without']} → {row['with']}, {row['gain']} ({row['low']} to {row['high']})")
+    write_rows(given.table, read_rows(given.table, given.idea) + rows)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

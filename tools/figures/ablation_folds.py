@@ -12,7 +12,6 @@ a call without it trains what is missing and measures.
 
 import argparse
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 from retinal_tl.cards import read_segmenter_card
@@ -60,28 +59,28 @@ IDEAS = {
 }
 
 
-def train(changes: dict, fold: int, given: argparse.Namespace, make: Callable = run_stage2) -> Path:
+def train(changes: dict, fold: int, given: argparse.Namespace) -> Path:
     """The finished run of the recipe with these changes, on one fold."""
-    root = [given.idrid, given.screening] if "csv" in changes else given.idrid
-    return make(**RECIPE | changes | dict(data_root=root, fold=fold, seed=given.seed, output=str(given.runs)))
+    root = f"{given.idrid}+{given.screening}" if "csv" in changes else given.idrid
+    return run_stage2(**RECIPE | changes | dict(data_root=root, fold=fold, seed=given.seed, output=str(given.runs)))
 
 
 def pooled(folders: list[Path], lesion: str) -> dict[str, PixelHistogram]:
     """Photograph → its histogram, over the folds; no photograph is in two of them."""
-    return {
-        name: one for folder in folders for name, one in read_histograms(folder / f"{lesion}_histograms.npz").items()
-    }
+    of_folds = [read_histograms(folder / f"{lesion}_histograms.npz") for folder in folders]
+    return {name: one for fold in of_folds for name, one in fold.items()}
 
 
 def rows(idea: str, changes: dict, without: list[Path], with_it: list[Path]) -> list[dict]:
     """A row for each lesion."""
-    cards, found = [[read_segmenter_card(folder) for folder in side] for side in (without, with_it)], []
+    before, after = (read_segmenter_card(runs[0], "RUN") for runs in (without, with_it))
+    found = []
     about = dict(
         folds=len(without),
         changed=" ".join(f"{name}={value}" for name, value in changes.items()),
-        hardware=cards[1][0].hardware,
+        hardware=after.hardware,
     )
-    for lesion in cards[0][0].lesions:
+    for lesion in before.lesions:
         difference = paired_difference(pooled(with_it, lesion), pooled(without, lesion))
         values = (
             difference.second,

@@ -8,37 +8,60 @@ The commit is that of the code that trained the run. Precision-recall curves and
 import argparse
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from retinal_tl.cards import card_to_json, read_card
+from retinal_tl.cards import Parent, card_to_json, read_card
+from retinal_tl.core import write_text
 
 DROPPED = {"curve", "per_image"}
+LONG = 20  # a longer list is a curve, or names photographs
+KEPT = (
+    "name",
+    "run_id",
+    "kind",
+    "created",
+    "lesions",
+    "transfer",
+    "encoder",
+    "width",
+    "preprocessing",
+    "tile",
+    "overlap",
+    "threshold",
+    "thresholds",
+    "training",
+    "versions",
+    "hardware",
+    "command",
+)
 
 
-def small(value):
+def small(value: object) -> object:
     """The value without long lists and names of photographs."""
-    if not isinstance(value, dict):
+    if not isinstance(value, Mapping):
         return value
     return {
         name: small(entry)
         for name, entry in value.items()
-        if name not in DROPPED and not (isinstance(entry, list) and len(entry) > 20)
+        if name not in DROPPED and not (isinstance(entry, (list, tuple)) and len(entry) > LONG)
     }
+
+
+def parent_summary(parent: Parent) -> dict:
+    """What is worth keeping of a run that another was built on."""
+    return {name: getattr(parent, name) for name in ("role", "run_id", "name", "kind", "seconds")}
 
 
 def summary(folder: Path, commit: str) -> dict:
     """What is worth keeping of a run's card."""
-    card = read_card(folder)
-    values = card_to_json(card)
-    kept = {
-        name: value for name, value in values.items() if name not in ("split", "data", "files", "limits", "licence")
-    }
-    return kept | dict(
+    card = card_to_json(read := read_card(folder))
+    return {name: card[name] for name in KEPT if name in card} | dict(
         commit=commit,
-        data=card.data.name,
-        photos={part: len(getattr(card.split, part)) for part in ("training", "validation", "test")},
-        parents=[dict(name=one.name, kind=one.kind, seconds=one.seconds) for one in card.parents],
-        metrics={part: small(result) for part, result in card.metrics.items()},
+        data=read.data.name,
+        photos={part: len(names) for part, names in card["split"].items()},
+        parents=[parent_summary(parent) for parent in read.parents],
+        metrics=small(card["metrics"]),
         history=history(folder),
     )
 
@@ -52,14 +75,21 @@ def history(folder: Path) -> list[dict]:
         ]
 
 
+def run_and_commit(text: str) -> tuple[Path, str]:
+    """A folder and a commit, from RUN@COMMIT."""
+    folder, _, commit = text.rpartition("@")
+    if not folder or not commit:
+        raise argparse.ArgumentTypeError(f"{text} is not RUN@COMMIT")
+    return Path(folder), commit
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", type=Path)
-    parser.add_argument("runs", nargs="+", metavar="RUN@COMMIT")
-    arguments = parser.parse_args()
-    arguments.target.parent.mkdir(exist_ok=True)
-    found = [summary(Path(folder), commit) for folder, _, commit in (run.rpartition("@") for run in arguments.runs)]
-    arguments.target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    parser.add_argument("runs", nargs="+", type=run_and_commit, metavar="RUN@COMMIT")
+    given = parser.parse_args()
+    found = [summary(folder, commit) for folder, commit in given.runs]
+    write_text(given.target, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
