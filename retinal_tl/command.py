@@ -58,8 +58,8 @@ def example_command(
 ) -> int:  # exit status
     "`retinal_tl example`: draw a photograph to try the other subcommands on. Raises `RetinalError` as `write_example`."
     path = write_example(arguments.file, arguments.size, arguments.seed, arguments.force)
-    name = shlex.quote(printable(path))
-    print(f"{name} shows a drawn eye with lesions. Outline them: retinal_tl segment {name} --output found")
+    next_line = f"retinal_tl segment {shlex.quote(printable(path))} --output found"
+    print(f"{printable(path)} shows a drawn eye with lesions. To have them outlined, type: {next_line}")
     return 0
 
 # %% ../nbs/49_command.ipynb #cell-37

@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from retinal_tl import command
 from retinal_tl.command import main
 from toy_runs import write_toy_run
 
@@ -388,7 +391,10 @@ def test_classify(place, capsys):
 
 
 def test_help_imports_nothing_heavy():
-    script = "import sys; from retinal_tl.command import main; assert main(['--help']) == 0; print([name for name in sys.modules], file=sys.stderr)"
+    script = (
+        "import sys; from retinal_tl.command import main; assert main(['--help']) == 0;"
+        "print([name for name in sys.modules], file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     for name in ("onnxruntime", "keras", "tensorflow", "matplotlib", "cv2", "numpy", "papermill"):
         assert f"'{name}'" not in done.stderr, name
@@ -398,7 +404,8 @@ def test_using_a_model_needs_no_training_packages(place):
     write_eye("a.png")
     script = (
         "import sys; from retinal_tl.command import main; status = main(sys.argv[1:]);"
-        "print([n for n in ('keras', 'tensorflow', 'matplotlib', 'scipy', 'sklearn', 'onnx', 'papermill') if n in sys.modules]); sys.exit(status)"
+        "heavy = ('keras', 'tensorflow', 'matplotlib', 'scipy', 'sklearn', 'onnx', 'papermill');"
+        "print([name for name in heavy if name in sys.modules]); sys.exit(status)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, "segment", "a.png", "--model", "runs/exudates", "--output", "maps"],
@@ -483,10 +490,10 @@ def test_run_with_papermill(place, monkeypatch, capsys):
 @pytest.mark.parametrize("arguments, name", [([], "papermill"), ([], "ipykernel"), (["--no-notebook"], "keras")])
 def test_run_without_the_training_extra(place, monkeypatch, capsys, arguments, name):
     def run_stage1(**parameters):
-        pass  # as the real one does when it begins to train
+        import keras  # noqa: F401  as the real one does when it begins to train
 
     monkeypatch.setattr("retinal_tl.command._run_source", lambda stage: place / "absent.ipynb")
-    monkeypatch.setattr("retinal_tl.runs", SimpleNamespace(run_stage1=run_stage1), raising=False)
+    monkeypatch.setitem(sys.modules, "retinal_tl.runs", SimpleNamespace(run_stage1=run_stage1))
     monkeypatch.setitem(sys.modules, name, None)
     assert main(["run", "stage1", *arguments]) == 2
     assert (
@@ -495,34 +502,113 @@ def test_run_without_the_training_extra(place, monkeypatch, capsys, arguments, n
     )
 
 
-@pytest.mark.parametrize("stage, module", [("stage2", "runs"), ("transfer", "studies"), ("tables", "studies")])
-def test_run_without_a_notebook(place, monkeypatch, stage, module):
-    given = {}
-    monkeypatch.setattr(
-        f"retinal_tl.{module}",
-        SimpleNamespace(**{f"run_{stage}": lambda **parameters: given.update(parameters)}),
-        raising=False,
-    )
-    assert (
-        main(
-            [
-                "run",
-                stage,
-                "--no-notebook",
-                "-p",
-                "width",
-                "0.25",
-                "-p",
-                "data",
-                "idrid+eophtha",
-                "-p",
-                "stage1_run",
-                "none",
-            ]
-        )
-        == 0
-    )
+@dataclass(frozen=True)
+class Study:
+    """What a study asks for beside the parameters of the stages."""
+
+    photos: str = "1+2"
+    seeds: int = 3
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Types `retinal_tl run STAGE OPTIONS -p NAME VALUE ...`; gives what arrives at the function of the run."""
+
+    def ask(stage, *options, **typed):
+        given = {}
+        fake = {f"run_{stage}": lambda **parameters: given.update(parameters), "Transfer": Study, "Tables": Study}
+        monkeypatch.setitem(sys.modules, f"retinal_tl.{command._MODULES[stage]}", SimpleNamespace(**fake))
+        words = [word for name, value in typed.items() for word in ("-p", name, value)]
+        assert main(["run", stage, *(options or ["--no-notebook"]), *words]) == 0
+        return given
+
+    return ask
+
+
+@pytest.mark.parametrize("stage", ["stage2", "transfer", "tables"])
+def test_run_without_a_notebook(ask, stage):
+    given = ask(stage, width="0.25", data="idrid+eophtha", stage1_run="none")
     assert given == dict(width=0.25, data="idrid+eophtha", stage1_run=None)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "transfer"])
+def test_text_stays_text(ask, stage):
+    """A folder may be called 2019, and `none` is one of the words that `clahe` takes."""
+    typed = dict(
+        data_root="2019", output="1e3", clahe="none", csv="null", epochs="3", resume="false", split_seed="none"
+    )
+    assert ask(stage, **typed) == typed | dict(csv=None, epochs=3, resume=False, split_seed=None)
+
+
+def test_parameters_of_a_study_are_read_by_their_types_too(ask):
+    given = ask("transfer", photos="5", seeds="5", stage1_data_root="2019", stage1_epochs="5")
+    assert given == dict(photos="5", seeds=5, stage1_data_root="2019", stage1_epochs=5)
+
+
+def test_a_folder_of_digits_is_a_folder():
+    """The whole way to the settings, where a number for `data_root` was once not a word."""
+    from retinal_tl.settings import Stage2, settings_for
+
+    kind = command._declared("stage2")["data_root"]
+    assert settings_for(Stage2, dict(data_root=command.parameter_value("2019", kind))).data_root == "2019"
+
+
+def test_plan_of_a_study_trains_nothing(ask):
+    assert ask("transfer", "--plan", seeds="1") == dict(seeds=1, dry=True)
+
+
+def test_plan_of_a_run(place, capsys, monkeypatch):
+    plans = pytest.importorskip("retinal_tl.plans")
+    asked = []
+    monkeypatch.setattr(plans, "plan", lambda *arguments: asked.append(arguments) or "what would be trained")
+    assert main(["run", "stage2", "--plan", "-p", "lesion", "hemorrhages", "-p", "data_root", "2019"]) == 0
+    assert asked == [("stage2", dict(lesion="hemorrhages", data_root="2019"))]
+    assert capsys.readouterr().out == "what would be trained\n" and not Path("runs/stage2.ipynb").exists()
+
+
+def test_plan_needs_no_keras(place):
+    """The real one, in a process in which neither Keras nor TensorFlow can be imported."""
+    pytest.importorskip("retinal_tl.plans")
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(['keras', 'tensorflow', 'jax']));"
+        "from retinal_tl.command import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["run", "stage1", "--plan", "-p", "output", "planned"]
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+    assert done.returncode == 0 and "stage1" in done.stdout.replace(" ", ""), done.stderr
+    assert not list(Path("planned").rglob("model.*"))
+
+
+@pytest.mark.parametrize("name", ["eye.png", "eye.JPG", "deep/eye.tif", "with space.jpeg"])
+def test_example_draws_a_photograph_that_the_others_take(place, capsys, name):
+    from retinal_tl.images import read_photo
+
+    assert main(["example", name, "--size", "320"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and shlex.split(said)[-5:] == ["retinal_tl", "segment", name, "--output", "found"]
+    assert read_photo(name).shape == (320, 320, 3)
+    assert main(["segment", name, "--model", "runs/exudates", "--output", "found"]) == 0
+    assert read_report(place / "found")[0]["photo"] == name
+
+
+def test_example_replaces_only_when_told(place, capsys):
+    from retinal_tl.images import read_photo
+
+    Path("eye.png").write_text("mine")
+    assert main(["example", "eye.png", "--size", "256"]) == 2 and Path("eye.png").read_text() == "mine"
+    assert "--force" in capsys.readouterr().err
+    assert main(["example", "eye.png", "--size", "256", "--force"]) == 0
+    first = read_photo("eye.png")
+    assert main(["example", "other.png", "--size", "256", "--seed", "99"]) == 0
+    assert (first != read_photo("other.png")).any() and first.shape == (256, 256, 3)
+
+
+@pytest.mark.parametrize("words", [["eye.gif"], ["eye"], ["eye.png", "--size", "3"], ["eye.png", "--seed", "-1"]])
+def test_examples_that_cannot_be_drawn(place, capsys, words):
+    assert main(["example", *words]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("retinal_tl") and errors.count("\n") == 1 and "Traceback" not in errors, errors
+    assert not list(place.glob("eye*"))
 
 
 def write_data(root, masks):
