@@ -16,30 +16,38 @@ export PIP_ROOT_USER_ACTION = ignore
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: help install test run export readme docs outputs clean
+.PHONY: help install check test run export readme docs outputs upgrade clean
 
 help:
 	@echo "make install   make the environment in $(VENV), with all that building needs"
-	@echo "make test      run every test: notebooks, tests/, both Keras backends"
+	@echo "make check     what to run before every commit: style, types, library equals notebooks, the fast tests (two minutes)"
+	@echo "make test      run every test: notebooks, tests/, both Keras backends (twenty-five minutes)"
 	@echo "make run       both stages on synthetic eyes, into runs/"
 	@echo "make export    write the library from the notebooks and clean the notebooks"
 	@echo "make readme    write README.md from nbs/index.ipynb"
 	@echo "make docs      build the site into _docs"
 	@echo "make outputs   run the notebooks and save what they show; NOTEBOOKS=... for some (the runs only if named: run_stage1)"
+	@echo "make upgrade   take the newest versions that settings.ini allows, and note them in constraints.txt"
 	@echo "make clean     remove what builds leave; runs/, data/ and $(VENV) stay"
 
-$(INSTALLED): settings.ini setup.py
+$(INSTALLED): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "retinal_tl needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@echo "Making the environment in $(VENV); this takes some minutes once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq -e '.[dev]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]'
 	@touch $@
 
 install: $(INSTALLED)
 
+check: $(INSTALLED)
+	@$(BIN)/ruff check --output-format concise .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -n 2 -m "not slow"
+
 test: $(INSTALLED)
-	@$(BIN)/python tools/test.py
+	@$(BIN)/python tools/build/test.py
 
 run: $(INSTALLED)
 	@mkdir -p runs
@@ -50,15 +58,21 @@ export: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" nbdev_clean
 
 readme: $(INSTALLED)
-	@$(BIN)/python tools/readme.py
+	@$(BIN)/python tools/build/readme.py
 
 docs: $(INSTALLED)
-	@$(BIN)/python tools/docs.py
+	@$(BIN)/python tools/build/docs.py
 
 outputs: $(INSTALLED)
-	@$(BIN)/python tools/outputs.py $(NOTEBOOKS)
+	@$(BIN)/python tools/build/outputs.py $(NOTEBOOKS)
+
+upgrade: $(INSTALLED)
+	@$(BIN)/python -m pip install -qq --upgrade --upgrade-strategy eager -e '.[dev]'
+	@{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new
+	@mv constraints.new constraints.txt
+	@touch $(INSTALLED)
 
 clean:
-	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis nbs/nbdev.yml
+	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache nbs/nbdev.yml
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -23,7 +23,8 @@ setup(
     long_description_content_type="text/markdown",
     author=settings["author"],
     author_email=settings["author_email"],
-    license="Apache-2.0",
+    license="Apache-2.0 AND CC-BY-4.0",  # of the code, and of the weights in it
+    license_files=["LICENSE", "retinal_tl/weights/LICENSE-CC-BY-4.0.txt", "retinal_tl/weights/ATTRIBUTION.md"],
     keywords=settings["keywords"],
     url=settings["git_url"],
     project_urls={"Documentation": settings["doc_host"] + settings["doc_baseurl"]},

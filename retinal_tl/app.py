@@ -66,7 +66,7 @@ def page_picture(
     import cv2
     import numpy as np
 
-    from retinal_tl.evaluation import lesion_overlay
+    from retinal_tl.pictures import lesion_overlay
 
     height, width = seen.photo.shape[:2]
     scale = min(1, max_side / max(height, width))

@@ -11,25 +11,27 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .cards import read_card, read_verified, write_card
+from .cards import Card, read_card, read_classifier_card, read_segmenter_card, read_verified, write_card
 from .core import RetinalError, file_digest, printable
 from .evaluation import evaluate_classifier
 from .images import read_photo
 from .inference import classify, load_run
-from .leakage import find_same_eyes, read_signatures
+from .leakage import find_same_eyes, open_signatures, read_signatures
 from .metrics import best_threshold, pixel_histogram
-from .preprocess import Preprocessing, prepare
-from .runs import open_data, photo_name
+from .preprocess import prepare
+from .readers import open_data
 
 # %% ../nbs/43_builtin.ipynb #e4dbf21f
 def halve_weights(
     contents: bytes,  # of an ONNX file
 ) -> bytes:  # of another one, which takes and gives the same arrays
-    "The same network with its float32 weights kept as float16. Raises `RetinalError` where a weight is too large for 16 bits."
+    "The same network with its float32 weights kept as float16. Raises `RetinalError` where one is too large for that."
     import onnx
     from onnx import numpy_helper
 
@@ -61,7 +63,7 @@ def _half(values: np.ndarray, name: str) -> np.ndarray:
 def halve_keras(
     contents: bytes,  # of a file that `model.save` wrote
 ) -> bytes:  # of another one
-    "The same network with its weights rounded to 16 bits, compressed. Raises `RetinalError` where a weight is too large for them."
+    "The same network with its weights rounded to 16 bits, compressed. Raises `RetinalError` where one is too large."
     archive, packed = zipfile.ZipFile(io.BytesIO(contents)), io.BytesIO()
     with zipfile.ZipFile(packed, "w") as target:
         for name in archive.namelist():
@@ -88,17 +90,18 @@ def _rounded(contents: bytes) -> bytes:
     return file.getvalue()
 
 # %% ../nbs/43_builtin.ipynb #2e597bfe
-HALF_TOLERANCE = 0.03  # largest difference of a probability that 16-bit weights may make at any of the millions of pixels of the tiles
+HALF_TOLERANCE = (
+    0.03  # most that 16-bit weights may change a probability, at any of the millions of pixels of the tiles
+)
 
 
 def pack_run(
     folder: str | Path,  # a finished run
     target: str | Path,  # folder of the packed run; replaced
     tiles: np.ndarray,  # float32 (n, side, side, 3), 0..255, real ones, prepared as the card says
-    changes: Mapping[str, object]
-    | None = None,  # entries of the card that are to be others: `licence`, `limits`, `flips`, ...
+    changes: Mapping[str, Any] | None = None,  # fields of the card given anew: `licence`, `limits`, `flips`, ...
 ) -> float:  # the largest difference of a probability on the tiles
-    "A run as it travels in the package. Raises `RetinalError` if the packed model differs by more than `HALF_TOLERANCE`."
+    "A run as it travels in the package. Raises `RetinalError` if that differs by more than `HALF_TOLERANCE`."
     folder, target = Path(folder), Path(target)
     card = read_card(folder)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
@@ -106,12 +109,8 @@ def pack_run(
         packed.mkdir()
         (packed / "model.onnx").write_bytes(halve_weights(read_verified(folder, card, "model.onnx")))
         (packed / "model.keras").write_bytes(halve_keras(read_verified(folder, card, "model.keras")))
-        write_card(
-            packed,
-            card
-            | dict(changes or {})
-            | dict(files={name: file_digest(packed / name) for name in ("model.onnx", "model.keras")}),
-        )
+        files = {name: file_digest(packed / name) for name in ("model.onnx", "model.keras")}
+        write_card(packed, replace(card, **dict(changes or {}) | dict(files=files)))
         difference = float(np.abs(load_run(folder).predict(tiles) - load_run(packed).predict(tiles)).max())
         if not difference <= HALF_TOLERANCE:
             raise RetinalError(
@@ -124,14 +123,18 @@ def pack_run(
 
 # %% ../nbs/43_builtin.ipynb #50c0c1b5
 LICENCE = (
-    "Weights: CC BY 4.0. Trained on the Indian Diabetic Retinopathy Image Dataset (IDRiD; Porwal et al. 2018, CC BY 4.0): its segmentation photographs and masks, and photographs "
-    "and grades of its grading part. Code: Apache-2.0."
+    "Weights: CC BY 4.0. Trained on the Indian Diabetic Retinopathy Image Dataset (IDRiD; Porwal et al. 2018, "
+    "CC BY 4.0): its segmentation photographs and masks, and photographs and grades of its grading part. "
+    "Code: Apache-2.0."
 )
 LIMITS = (
     "For research and teaching; not a medical device.",
-    "Trained on one camera (Kowa VX-10 alpha, 50 degrees), one clinic and few eyes; on other cameras it has not been measured.",
-    "The threshold was chosen on the validation photographs, so Dice, sensitivity and specificity there are a little better than elsewhere.",
-    "Seen to fail on validation photographs: the brightest part of the optic disc is outlined as exudate in some, small dark dots pass for hemorrhages, and soft exudates are outlined a little too small.",
+    "Trained on one camera (Kowa VX-10 alpha, 50 degrees), one clinic and few eyes; on other cameras it has not been "
+    "measured.",
+    "The threshold was chosen on the validation photographs, so Dice, sensitivity and specificity there are a little "
+    "better than elsewhere.",
+    "Seen to fail on validation photographs: the brightest part of the optic disc is outlined as exudate in some, "
+    "small dark dots pass for hemorrhages, and soft exudates are outlined a little too small.",
 )
 
 # %% ../nbs/43_builtin.ipynb #ad7bdb73
@@ -142,23 +145,20 @@ def judge_graded(
 ) -> dict:  # of `evaluate_classifier`, at the threshold with the highest sum of sensitivity and specificity
     "The classifier on graded photographs of eyes that it has not learned from. Raises `RetinalError` as reading does."
     run, dataset = load_run(stage1, "classifier"), open_data("csv", data_root, csv)
-    with np.load(Path(stage1) / "signatures.npz", allow_pickle=False) as kept:
-        known, signatures = kept["names"].tolist(), kept["signatures"].astype(np.float32)
-    names, found, _ = read_signatures([example.photo for example in dataset.examples])
-    seen = {pair.first for pair in find_same_eyes(names, found, known, signatures)}
-    learned = set(run.card["split"]["training"])
+    found, _ = read_signatures({example.name: example.photo for example in dataset.examples})
+    known = open_signatures(Path(stage1) / "signatures.npz")
+    seen = {pair.first for pair in find_same_eyes(found, known)}
+    learned = set(run.card.split.training)
     unseen = [
         example
         for example in dataset.examples
-        if str(example.photo) in names
-        and str(example.photo) not in seen
-        and photo_name(example) not in learned
+        if example.name in found.names
+        and example.name not in seen
+        and example.name not in learned
         and example.label is not None
     ]
-    labels, probabilities = (
-        np.array([example.label for example in unseen]),
-        np.array([classify(example.photo, run) for example in unseen]),
-    )
+    labels = np.array([example.label for example in unseen])
+    probabilities = np.array([classify(example.photo, run) for example in unseen])
     threshold = best_threshold(pixel_histogram(probabilities.astype(np.float32), labels), by="youden")
     return evaluate_classifier(labels, probabilities, threshold)
 
@@ -174,23 +174,23 @@ def land(
     photo = next((path for path in sorted(Path(photos).rglob("*.jpg"))), None)
     if photo is None:
         raise RetinalError(
-            f"There is no JPEG photograph in {printable(photos)} to compare the models on; give the folder of a data set."
+            f"There is no JPEG photograph in {printable(photos)} to compare the models on; give a data set's folder."
         )
     Path(weights).mkdir(parents=True, exist_ok=True)
-    said = dict(licence=LICENCE, limits=list(LIMITS), command="nbs/run_best.ipynb")
-    judged = (
-        {}
-        if graded is None
-        else dict(threshold=graded["threshold"], metrics=read_card(stage1)["metrics"] | dict(graded=graded))
-    )
+    classifier, segmenter = read_classifier_card(stage1, "stage1"), read_segmenter_card(stage2, "stage2")
+    said: dict[str, Any] = dict(licence=LICENCE, limits=LIMITS, command="nbs/run_best.ipynb")
+    judged = {}
+    if graded is not None:
+        judged = dict(threshold=graded["threshold"], metrics={**classifier.metrics, "graded": graded})
+    weights = Path(weights)
     return {
-        kind: pack_run(run, Path(weights) / kind, _tiles(photo, read_card(run)), said | changes)
-        for kind, run, changes in (("classifier", stage1, judged), ("segmenter", stage2, {}))
+        "classifier": pack_run(stage1, weights / "classifier", _tiles(photo, classifier), said | judged),
+        "segmenter": pack_run(stage2, weights / "segmenter", _tiles(photo, segmenter), said),
     }
 
 
-def _tiles(photo, card):
+def _tiles(photo: Path, card: Card) -> np.ndarray:
     "float32 (2, side, side, 3): two squares of a photo, prepared as the card says."
-    image, side = prepare(read_photo(photo), Preprocessing(**card["preprocessing"])).image, card["tile"]
+    image, side = prepare(read_photo(photo), card.preprocessing).image, card.tile
     places = [(len(image) - side) // 2, (len(image) - side) // 4]
     return np.stack([image[place : place + side, place : place + side] for place in places]).astype(np.float32)

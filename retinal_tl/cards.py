@@ -253,7 +253,9 @@ def _schema_of(kind: Any) -> dict:
 
 
 CARD_SCHEMA = {
-    "if": {"required": ["kind"], "properties": {"kind": {"const": "segmenter"}}},
+    "required": ["kind"],
+    "properties": {"kind": {"enum": ["classifier", "segmenter"]}},
+    "if": {"properties": {"kind": {"const": "segmenter"}}},
     "then": _schema_of(SegmenterCard),
     "else": _schema_of(ClassifierCard),
 }

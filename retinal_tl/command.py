@@ -88,7 +88,7 @@ def check_data_command(
 ) -> int:  # exit status: 1 when something is odd
     "`retinal_tl check-data`. Raises `RetinalError` when there is no such data set."
     from retinal_tl.datasets import check_data
-    from retinal_tl.runs import open_data
+    from retinal_tl.readers import open_data
 
     dataset = open_data(arguments.data, arguments.data_root, arguments.csv)
     print(describe_data(dataset), flush=True)
@@ -104,8 +104,8 @@ def _same_eyes(examples: Sequence[Example]) -> tuple[Sequence, Sequence[str]]:
     "Pairs of photographs that look like one eye, and a sentence for each photograph that could not be compared."
     from retinal_tl.leakage import find_same_eyes, read_signatures
 
-    names, signatures, problems = read_signatures([example.photo for example in examples], progress=sys.stderr.isatty())
-    return find_same_eyes(names, signatures), problems
+    signatures, problems = read_signatures([example.photo for example in examples], progress=sys.stderr.isatty())
+    return find_same_eyes(signatures), problems
 
 # %% ../nbs/49_command.ipynb #cell-41
 def parameter_value(
@@ -128,7 +128,7 @@ def parameter_value(
     return text
 
 # %% ../nbs/49_command.ipynb #cell-43
-_MODULES = dict(stage1="runs", stage2="runs", tables="studies", transfer="studies")  # where each `run_...` is
+_MODULES = dict(stage1="runs", stage2="runs", tables="paper_tables", transfer="transfer_study")  # of `run_...`
 _STUDIES = dict(tables="Tables", transfer="Transfer")  # the parameters of a study beside those of the stages
 
 

@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .core import RetinalError, printable, write_text, writing
-from .evaluation import lesion_overlay
 from .images import read_photo, write_png
 from .inference import Run, prepare_for, segment_prepared
 from .metrics import quantize
 from .outlines import lesion_geojson, measure
+from .pictures import lesion_overlay
 from .preprocess import FieldOfView, find_field_of_view
 
 # %% ../nbs/40a_findings.ipynb #fnd-class

@@ -8,7 +8,7 @@ __all__ = ['FROC_RATES', 'LesionScores', 'score_lesions', 'LesionCounts', 'lesio
 
 # %% ../nbs/22_lesions.ipynb #cell-2
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -19,32 +19,29 @@ from .metrics import BINS, quantize, require_same_shape, threshold_map
 # %% ../nbs/22_lesions.ipynb #cell-7
 @dataclass(frozen=True, eq=False)
 class LesionScores:
-    "What happened to each lesion and each candidate of one or many photographs; scores add."
+    "What became of each lesion and each candidate of one or many photographs; scores add."
 
     images: int  # number of photographs
     lesions: np.ndarray  # uint16 (lesions,): highest level of the candidates that match it; 0: missed
     hits: np.ndarray  # uint16 (candidates that match a lesion,): level of each
     false_alarms: np.ndarray  # uint16 (candidates that match none,): level of each
-    floor: float  # 0..1, the threshold that candidates were made with
+    floor: float  # 0..1: candidates are the regions with at least this probability
 
-    def __add__(self, other):
+    def __add__(self, other: "LesionScores") -> "LesionScores":
         if self.floor != other.floor:
             raise RetinalError(
                 f"Lesions scored with the floors {self.floor} and {other.floor} do not add: score both with one."
             )
-        joined = {
-            name: np.concatenate([getattr(self, name), getattr(other, name)])
-            for name in ("lesions", "hits", "false_alarms")
-        }
-        return replace(self, images=self.images + other.images, **joined)
+        join = lambda name: np.concatenate([getattr(self, name), getattr(other, name)])
+        return LesionScores(self.images + other.images, join("lesions"), join("hits"), join("false_alarms"), self.floor)
 
-    def __radd__(self, other):  # sum() begins with 0
+    def __radd__(self, other: int) -> "LesionScores":  # sum() begins with 0
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
 # %% ../nbs/22_lesions.ipynb #cell-9
 def _strips(
     height: int,  # of an image
-) -> list[slice]:  # rows that are worked on together
+) -> list[slice]:  # groups of rows
     "An image in strips of 256 rows."
     return [slice(start, start + 256) for start in range(0, height, 256)]
 
@@ -62,26 +59,26 @@ def score_lesions(
     field: np.ndarray | None = None,  # bool (height, width): count only what lies here; None: everywhere
     floor: float = 0.1,  # 0..1: candidates are the regions with at least this probability
 ) -> LesionScores:  # of one photograph
-    "Match the candidates of a map with the lesions of a mask. Raises `RetinalError` for a floor of 0 or shapes that differ."
+    "Match the candidates of a map with the lesions of a mask; `RetinalError` for a floor of 0 or shapes that differ."
     probability, mask = np.asarray(probability), np.asarray(mask, bool)
     require_same_shape(probability_map=probability, mask=mask)
     if quantize(float(floor)) == 0:
         raise RetinalError("Candidates need a floor above 0, or the whole photograph is one.")
-    called = np.zeros(probability.shape, bool)
-    for rows in _strips(len(called)):
-        called[rows] = threshold_map(probability[rows], floor)
+    above = np.zeros(probability.shape, bool)
+    for rows in _strips(len(above)):
+        above[rows] = threshold_map(probability[rows], floor)
     if field is not None:
         require_same_shape(probability_map=probability, field_of_view=field)
-        called &= np.asarray(field, bool)
+        above &= np.asarray(field, bool)
         mask = mask & np.asarray(field, bool)
-    overlap = called & mask
+    overlap = above & mask
     count, labels = _regions(mask)
     lesion, lesions = labels[overlap], np.zeros(count, np.uint16)  # the lesion at each pixel of the overlap
     del labels, mask  # one such array at a time
-    count, labels = _regions(called)
+    count, labels = _regions(above)
     candidate, peaks = labels[overlap], np.zeros(count, np.uint16)
-    for rows in _strips(len(called)):
-        np.maximum.at(peaks, labels[rows][called[rows]].astype(np.intp), quantize(probability[rows])[called[rows]])
+    for rows in _strips(len(above)):
+        np.maximum.at(peaks, labels[rows][above[rows]].astype(np.intp), quantize(probability[rows])[above[rows]])
     np.maximum.at(lesions, lesion, peaks[candidate])
     matched = np.bincount(candidate, minlength=count)[1:] > 0
     return LesionScores(1, lesions[1:], peaks[1:][matched], peaks[1:][~matched], float(floor))
@@ -92,14 +89,14 @@ class LesionCounts:
     "Lesions and candidates at a threshold, and the ratios made from them (nan where not defined)."
 
     lesions: int  # in the masks
-    found: int  # lesions that at least one called candidate matches
-    called: int  # candidates whose level reaches the threshold
-    hits: int  # called candidates that match a lesion
+    found: int  # lesions that match at least one of the candidates
+    candidates: int  # whose level is at least the threshold
+    hits: int  # candidates that match a lesion
 
     @property
     def false_alarms(self) -> int:  # candidates
-        "Called candidates that match no lesion."
-        return self.called - self.hits
+        "Candidates that match no lesion."
+        return self.candidates - self.hits
 
     @property
     def sensitivity(self) -> float:  # 0..1; nan if there is no lesion
@@ -107,34 +104,32 @@ class LesionCounts:
         return self.found / self.lesions if self.lesions else float("nan")
 
     @property
-    def precision(self) -> float:  # 0..1; nan if nothing is called
-        "Share of the called candidates that match a lesion."
-        return self.hits / self.called if self.called else float("nan")
+    def precision(self) -> float:  # 0..1; nan if there is no candidate
+        "Share of the candidates that match a lesion."
+        return self.hits / self.candidates if self.candidates else float("nan")
 
     @property
     def f1(self) -> float:  # 0..1; nan if there is neither a lesion nor a candidate
         "Harmonic mean of precision and sensitivity; 0 if nothing is found."
-        if not self.lesions and not self.called:
+        if not self.lesions and not self.candidates:
             return float("nan")
         return 2 / (1 / self.precision + 1 / self.sensitivity) if self.hits else 0.0
 
 # %% ../nbs/22_lesions.ipynb #cell-20
 def lesion_counts(
     scores: LesionScores,  # of one or many photographs
-    threshold: float,  # 0..1, the scores' floor or higher
+    threshold: float,  # 0..1, at least the scores' floor
 ) -> LesionCounts:  # at that threshold
-    "What is found and called at a threshold. Raises `RetinalError` if it lies below the floor."
+    "Count the lesions that are found, and the candidates; `RetinalError` if the threshold lies below the floor."
     if threshold < scores.floor:
         raise RetinalError(
-            f"Lesions were scored with the floor {scores.floor}, and {threshold} lies below it: score them with a lower floor."
+            f"Lesions were scored with the floor {scores.floor}, and {threshold} lies below it: use a lower floor."
         )
-    reached = {
-        name: int((getattr(scores, name) >= quantize(float(threshold))).sum())
-        for name in ("lesions", "hits", "false_alarms")
-    }
-    return LesionCounts(
-        len(scores.lesions), reached["lesions"], reached["hits"] + reached["false_alarms"], reached["hits"]
+    level = quantize(float(threshold))
+    found, hits, false_alarms = (
+        int((levels >= level).sum()) for levels in (scores.lesions, scores.hits, scores.false_alarms)
     )
+    return LesionCounts(len(scores.lesions), found, hits + false_alarms, hits)
 
 # %% ../nbs/22_lesions.ipynb #cell-26
 FROC_RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # false alarms per photograph
@@ -142,16 +137,11 @@ FROC_RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # false alarms per photograph
 # %% ../nbs/22_lesions.ipynb #cell-27
 def froc_curve(
     scores: LesionScores,  # of many photographs, with and without lesions
-) -> dict[
-    str, np.ndarray
-]:  # threshold (0..1, falling), false_alarms (mean of a photograph), sensitivity; empty without a lesion
+) -> dict[str, np.ndarray]:  # threshold (falling), false_alarms (per photograph), sensitivity; empty without a lesion
     "Sensitivity and false alarms per photograph at every threshold that makes a difference (Bunch et al. 1978)."
     lesions, false_alarms = np.sort(scores.lesions), np.sort(scores.false_alarms)
-    levels = (
-        np.unique(np.concatenate([lesions[lesions > 0], false_alarms]))[::-1]
-        if len(lesions)
-        else np.zeros(0, np.uint16)
-    )
+    levels = np.unique(np.concatenate([lesions[lesions > 0], false_alarms]))[::-1]
+    levels = levels if len(lesions) else levels[:0]
     reached = lambda kept: len(kept) - np.searchsorted(kept, levels)
     return dict(
         threshold=levels / (BINS - 1),
@@ -164,7 +154,7 @@ def froc_sensitivities(
     scores: LesionScores,  # of many photographs
     rates: Sequence[float] = FROC_RATES,  # false alarms per photograph
 ) -> np.ndarray:  # (rates,), 0..1; nan without a lesion
-    "Sensitivity at some numbers of false alarms per photograph, between thresholds by a straight line."
+    "Sensitivity at some numbers of false alarms per photograph, by straight lines between thresholds."
     if not len(scores.lesions):
         return np.full(len(rates), np.nan)
     curve = froc_curve(scores)
@@ -175,5 +165,5 @@ def froc_score(
     scores: LesionScores,  # of many photographs
     rates: Sequence[float] = FROC_RATES,  # false alarms per photograph
 ) -> float:  # 0..1; nan without a lesion
-    "The mean sensitivity at these numbers of false alarms per photograph."
+    "Mean sensitivity at these numbers of false alarms per photograph."
     return float(np.mean(froc_sensitivities(scores, rates)))

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['BINS', 'are_probabilities', 'quantize', 'threshold_map', 'PixelHistogram', 'require_same_shape', 'pixel_histogram',
            'Confusion', 'confusions', 'confusion', 'trivial_accuracy', 'average_precision', 'eleven_point_aupr',
-           'roc_auc', 'best_threshold', 'threshold_for_sensitivity', 'coarsen', 'bootstrap_interval', 'binary_metrics',
-           'image_score', 'count_lesions']
+           'roc_auc', 'precision_recall_curve', 'precision_at', 'sensitivity_at', 'best_threshold',
+           'threshold_for_sensitivity', 'coarsen', 'reliability', 'calibration_error', 'binary_metrics', 'image_score',
+           'count_lesions']
 
 # %% ../nbs/21_metrics.ipynb #cell-2
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,13 +23,13 @@ from .core import RetinalError
 BINS = 65536
 
 # %% ../nbs/21_metrics.ipynb #cell-6
-_ROUNDING = 1e-6  # so far outside 0 to 1 is a probability that float32 has rounded, not a mistake
+_ROUNDING = 1e-6  # how far float32 may round a probability out of 0 to 1
 
 
 def are_probabilities(
     values: np.ndarray,  # float, any shape
 ) -> bool:  # False for NaN, too
-    "Whether all lie between 0 and 1, give or take what a sigmoid in float32 is rounded by."
+    "Whether all values lie between 0 and 1, give or take the rounding of a sigmoid in float32."
     return not values.size or bool(values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING)
 
 
@@ -51,9 +53,9 @@ def quantize(
 # %% ../nbs/21_metrics.ipynb #cell-10
 def threshold_map(
     probability: np.ndarray,  # float 0..1 or uint16, any shape
-    threshold: float,  # 0..1; lesion is called what has at least this probability
+    threshold: float,  # 0..1
 ) -> np.ndarray:  # bool, same shape
-    "Which pixels are called lesion at a threshold."
+    "Mark the pixels whose probability is at least the threshold."
     return quantize(probability) >= quantize(float(threshold))
 
 # %% ../nbs/21_metrics.ipynb #cell-14
@@ -74,12 +76,12 @@ class PixelHistogram:
         "Number of lesion pixels."
         return int(self.counts[1].sum())
 
-    def __add__(self, other):
+    def __add__(self, other: "PixelHistogram") -> "PixelHistogram":
         if not np.array_equal(self.levels, other.levels):
             raise RetinalError("Only histograms with the same levels add: coarsen both in the same way.")
         return PixelHistogram(self.counts + other.counts, self.levels)
 
-    def __radd__(self, other):  # sum() begins with 0
+    def __radd__(self, other: int) -> "PixelHistogram":  # sum() begins with 0
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
 # %% ../nbs/21_metrics.ipynb #cell-16
@@ -96,7 +98,7 @@ def require_same_shape(
 def pixel_histogram(
     probability: np.ndarray,  # (height, width) or any shape: float 0..1, or uint16
     mask: np.ndarray,  # bool, same shape: where the lesion is
-    field: np.ndarray | None = None,  # bool, same shape: count only these pixels; None counts all
+    field: np.ndarray | None = None,  # bool, same shape: count only these pixels; None: count all
 ) -> PixelHistogram:  # with all 65,536 levels
     "Count the pixels of a map by truth and level. Raises `RetinalError` if the shapes differ."
     probability, mask = np.atleast_1d(probability), np.atleast_1d(np.asarray(mask, bool))
@@ -118,9 +120,9 @@ def pixel_histogram(
 
 # %% ../nbs/21_metrics.ipynb #cell-27
 def _ratio(
-    numerator,  # number or array
-    denominator,  # number or array of the same shape
-):  # float or array; nan where the denominator is 0
+    numerator: Any,  # number or array
+    denominator: Any,  # number or array of the same shape
+) -> Any:  # float or array; nan where the denominator is 0
     "A quotient that is nan where it is not defined."
     numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
     quotient = np.full(denominator.shape, np.nan)
@@ -130,20 +132,25 @@ def _ratio(
 # %% ../nbs/21_metrics.ipynb #cell-28
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    "Pixels by what they are and what they were called, and the ratios made from them (nan where not defined)."
+    "Pixels by truth and by decision, and the ratios made from them (nan where not defined)."
 
-    tp: int | np.ndarray  # lesion, called lesion (found)
-    fp: int | np.ndarray  # background, called lesion (false alarm)
-    fn: int | np.ndarray  # lesion, called background (missed)
-    tn: int | np.ndarray  # background, called background
+    tp: Any  # int or int64 (bins,): lesion, marked as lesion (found)
+    fp: Any  # background, marked as lesion (false alarm)
+    fn: Any  # lesion, left as background (missed)
+    tn: Any  # background, left as background
 
     sensitivity = property(lambda at: _ratio(at.tp, at.tp + at.fn), doc="Share of the lesion that was found (recall).")
-    specificity = property(lambda at: _ratio(at.tn, at.tn + at.fp), doc="Share of the background called background.")
-    precision = property(lambda at: _ratio(at.tp, at.tp + at.fp), doc="Share of what was called lesion that is.")
-    dice = property(lambda at: _ratio(2 * at.tp, 2 * at.tp + at.fp + at.fn), doc="Twice the overlap by both areas.")
-    iou = property(lambda at: _ratio(at.tp, at.tp + at.fp + at.fn), doc="Overlap by union (Jaccard index).")
+    specificity = property(lambda at: _ratio(at.tn, at.tn + at.fp), doc="Share of the background that was left alone.")
+    precision = property(lambda at: _ratio(at.tp, at.tp + at.fp), doc="Share of the marked pixels that are lesion.")
+    dice = property(
+        lambda at: _ratio(2 * at.tp, 2 * at.tp + at.fp + at.fn),
+        doc="Twice the overlap, divided by the sum of both areas.",
+    )
+    iou = property(lambda at: _ratio(at.tp, at.tp + at.fp + at.fn), doc="Overlap divided by union (Jaccard index).")
     f1 = property(lambda at: at.dice, doc="Harmonic mean of precision and sensitivity: the same number as Dice.")
-    accuracy = property(lambda at: _ratio(at.tp + at.tn, at.tp + at.fp + at.fn + at.tn), doc="Share called right.")
+    accuracy = property(
+        lambda at: _ratio(at.tp + at.tn, at.tp + at.fp + at.fn + at.tn), doc="Share of right decisions."
+    )
     youden = property(lambda at: at.sensitivity + at.specificity - 1, doc="Sensitivity plus specificity minus 1.")
 
 # %% ../nbs/21_metrics.ipynb #cell-30
@@ -157,18 +164,18 @@ def confusions(
 # %% ../nbs/21_metrics.ipynb #cell-31
 def confusion(
     histogram: PixelHistogram,  # of one or many photographs
-    threshold: float,  # 0..1; lesion is called what has at least this probability
+    threshold: float,  # 0..1; pixels with at least this probability are marked
 ) -> Confusion:  # of ints
     "The counts at one threshold."
-    called = np.searchsorted(histogram.levels, int(quantize(float(threshold))))
-    fp, tp = (int(count) for count in histogram.counts[:, called:].sum(axis=1))
+    first = np.searchsorted(histogram.levels, int(quantize(float(threshold))))
+    fp, tp = (int(count) for count in histogram.counts[:, first:].sum(axis=1))
     return Confusion(tp=tp, fp=fp, fn=histogram.lesion - tp, tn=histogram.background - fp)
 
 # %% ../nbs/21_metrics.ipynb #cell-32
 def trivial_accuracy(
     histogram: PixelHistogram,  # of one or many photographs
 ) -> float:  # 0..1; nan if there is no pixel
-    "The accuracy of calling everything background, which belongs beside every accuracy."
+    "The accuracy of an empty map, which belongs beside every accuracy."
     return _ratio(histogram.background, histogram.background + histogram.lesion)
 
 # %% ../nbs/21_metrics.ipynb #cell-37
@@ -184,13 +191,12 @@ def eleven_point_aupr(
     histogram: PixelHistogram,  # of one or many photographs
 ) -> float:  # 0..1; nan if there is no lesion pixel
     "Area under straight lines through precision and recall above 0, 0.1, ..., 1, as the IDRiD papers have it."
-    first_above = np.arange(11) * (BINS - 1) // 10 + 1  # in whole numbers: 65,535 times 0.1 is not one
-    called = np.searchsorted(histogram.levels, first_above)
-    background, lesion = np.stack([histogram.counts[:, start:].sum(axis=1) for start in called], axis=1)
+    first_above = np.arange(11) * (BINS - 1) // 10 + 1  # in whole numbers, since 65,535 times 0.1 is not one
+    starts = np.searchsorted(histogram.levels, first_above)
+    background, lesion = np.stack([histogram.counts[:, start:].sum(axis=1) for start in starts], axis=1)
     precision = np.nan_to_num(_ratio(lesion, lesion + background), nan=1.0)
-    return (
-        float(-np.trapezoid(precision, _ratio(lesion, np.full(11, histogram.lesion)))) + 0.0
-    )  # 0, not -0, of an empty map
+    recall = _ratio(lesion, np.full(11, histogram.lesion))
+    return float(-np.trapezoid(precision, recall)) + 0.0  # for an empty map 0, not -0
 
 # %% ../nbs/21_metrics.ipynb #cell-45
 def roc_auc(
@@ -201,12 +207,52 @@ def roc_auc(
     below = background.cumsum() - background
     return _ratio((lesion * (below + background / 2)).sum(), lesion.sum() * background.sum())
 
+# %% ../nbs/21_metrics.ipynb #curves-pr
+def precision_recall_curve(
+    histogram: PixelHistogram,  # of one or many photographs
+    points: int = 200,  # at most so many
+) -> dict[str, list[float]]:  # threshold (rising), precision, sensitivity; empty lists if there is no lesion
+    "A curve to draw: thresholds that mark something, spaced about evenly in sensitivity."
+    every = confusions(histogram)
+    wanted = np.linspace(histogram.lesion, 0, points)  # for each, the highest level that still finds so many pixels
+    chosen = np.unique(np.searchsorted(-every.tp, -wanted, side="right") - 1)
+    chosen = chosen[(every.tp + every.fp)[chosen] > 0] if histogram.lesion else chosen[:0]
+    return dict(
+        threshold=(histogram.levels[chosen] / 65535).tolist(),
+        precision=every.precision[chosen].tolist(),
+        sensitivity=every.sensitivity[chosen].tolist(),
+    )
+
+# %% ../nbs/21_metrics.ipynb #curves-precision
+def precision_at(
+    histogram: PixelHistogram,  # of one or many photographs
+    sensitivities: Sequence[float] | np.ndarray,  # (points,), 0..1
+) -> np.ndarray:  # (points,); nan without a lesion
+    "The precision at the highest threshold that reaches each sensitivity, and finds at least one pixel."
+    if not histogram.lesion:
+        return np.full(len(sensitivities), np.nan)
+    every = confusions(histogram)
+    least = np.maximum(1, np.ceil(np.asarray(sensitivities) * histogram.lesion - 1e-9))  # pixels to be found
+    return every.precision[np.searchsorted(-every.tp, -least, side="right") - 1]
+
+# %% ../nbs/21_metrics.ipynb #curves-sensitivity
+def sensitivity_at(
+    histogram: PixelHistogram,  # of one or many photographs
+    false_alarm_rates: Sequence[float] | np.ndarray,  # (points,), 0..1: false alarms as a share of the background
+) -> np.ndarray:  # (points,); nan without a lesion or without background
+    "The sensitivity at the lowest threshold that stays within each rate of false alarms."
+    if not histogram.lesion or not histogram.background:
+        return np.full(len(false_alarm_rates), np.nan)
+    every = confusions(histogram)
+    most = np.floor(np.asarray(false_alarm_rates) * histogram.background + 1e-9)  # false alarms that are allowed
+    return np.append(every.sensitivity, 0.0)[np.searchsorted(-every.fp, -most, side="left")]
+
 # %% ../nbs/21_metrics.ipynb #cell-49
 def best_threshold(
     histogram: PixelHistogram,  # of the validation photographs
-    by: str = "dice",  # name of a ratio of `Confusion` to make as large as possible
+    by: str = "dice",  # name of the ratio of `Confusion` to make as large as possible
 ) -> float:  # 0..1; nan if the ratio is defined nowhere
-    "The threshold where a ratio is largest, in the middle of the range if there is one."
+    "The threshold with the largest ratio; of a range of equally good ones, the middle."
     ratio = np.asarray(getattr(confusions(histogram), by))
     if np.isnan(ratio).all() or not histogram.lesion:
         return float("nan")
@@ -217,54 +263,62 @@ def best_threshold(
 # %% ../nbs/21_metrics.ipynb #cell-50
 def threshold_for_sensitivity(
     histogram: PixelHistogram,  # of the validation photographs
-    sensitivity: float,  # asked for, 0..1
+    sensitivity: float,  # 0..1, to be reached
 ) -> float:  # 0..1; nan if there is no lesion pixel
     "The highest threshold that still finds this share of the lesion's pixels."
     if not histogram.lesion:
         return float("nan")
-    reached = np.flatnonzero(confusions(histogram).sensitivity >= sensitivity)  # never empty: level 0 finds all
+    reached = np.flatnonzero(confusions(histogram).sensitivity >= sensitivity)  # never empty: level 0 marks everything
     return float(histogram.levels[reached[-1]] / (BINS - 1))
 
 # %% ../nbs/21_metrics.ipynb #cell-54
 def coarsen(
     histogram: PixelHistogram,  # with all levels
     thresholds: Iterable[float] = (),  # 0..1; counts at these stay exact
-) -> PixelHistogram:  # with about 4,000 levels, the same for each histogram and the same thresholds
+) -> PixelHistogram:  # with about 4,000 levels, always the same for the same thresholds
     "Join neighboring levels; counts at each remaining level are exact, areas nearly so."
     grid = [range(1024), range(1024, BINS - 1024, 32), range(BINS - 1024, BINS)]
     levels = np.unique(np.concatenate([*grid, quantize(np.array([*thresholds], float))])).astype(np.int64)
     return PixelHistogram(np.add.reduceat(histogram.counts, levels, axis=1), levels)
 
-# %% ../nbs/21_metrics.ipynb #cell-57
-def bootstrap_interval(
-    histograms: Iterable[PixelHistogram],  # one for each photograph (or patient), with the same levels; best coarsened
-    metric: Callable = average_precision,  # PixelHistogram -> float, of the pooled histogram
-    n: int = 1000,  # number of drawings
-    seed: int = 0,  # of the drawings
-    confidence: float = 0.95,  # share of the drawings inside the interval
-) -> tuple[float, float]:  # low, high; both nan if the metric is nan in each drawing or there is no photograph
-    "Percentile bootstrap interval of a pooled metric (Efron 1979); drawings where it is nan are left out."
-    histograms = list(histograms)
-    if not histograms:
-        return float("nan"), float("nan")
-    # float64, because matrix products of integers are slow; it is exact below 2**53 pixels
-    counts = np.stack([histogram.counts.ravel() for histogram in histograms]).astype(float)
-    drawn = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=n)
-    levels, values = histograms[0].levels, []
-    for some in np.array_split(drawn, max(1, n // 100)):  # a hundred poolings at a time bound the memory
-        pooled = (some @ counts).reshape(len(some), 2, -1).astype(np.int64)
-        values += [metric(PixelHistogram(one, levels)) for one in pooled]
-    values = np.array(values, float)
-    if np.isnan(values).all():
-        return float("nan"), float("nan")
-    return tuple(float(value) for value in np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2]))
+# %% ../nbs/21_metrics.ipynb #calibration-38
+def reliability(
+    histogram: PixelHistogram,  # of one or many photographs, best with all levels
+    bins: int = 15,  # of equal width between 0 and 1
+    floor: float = 0.0,  # count only pixels with at least this probability
+) -> dict[str, np.ndarray]:  # probability (mean of the bin), share (of lesion pixels), pixels; only bins that hold any
+    "The reliability diagram, from counts."
+    # an upper edge belongs to its bin, as in scikit-learn
+    bin = np.maximum((histogram.levels * bins + BINS - 2) // (BINS - 1) - 1, 0)
+    counts = np.where(histogram.levels >= int(quantize(float(floor))), histogram.counts, 0)
+    in_bin = lambda values: np.bincount(bin, values, minlength=bins)
+    every = counts.sum(axis=0)
+    pixels = in_bin(every)
+    used = pixels > 0
+    return dict(
+        probability=in_bin(every * histogram.levels / (BINS - 1))[used] / pixels[used],
+        share=in_bin(counts[1])[used] / pixels[used],
+        pixels=pixels[used].astype(np.int64),
+    )
+
+# %% ../nbs/21_metrics.ipynb #calibration-39
+def calibration_error(
+    histogram: PixelHistogram,  # of one or many photographs, best with all levels
+    bins: int = 15,  # of equal width between 0 and 1
+    floor: float = 0.0,  # count only pixels with at least this probability
+) -> float:  # 0..1; nan if no pixel counts
+    "Expected calibration error (Naeini et al. 2015): mean distance of probability and lesion share over the pixels."
+    at = reliability(histogram, bins, floor)
+    if not at["pixels"].sum():
+        return float("nan")
+    return float((np.abs(at["probability"] - at["share"]) * at["pixels"]).sum() / at["pixels"].sum())
 
 # %% ../nbs/21_metrics.ipynb #cell-62
 def binary_metrics(
-    labels: np.ndarray,  # bool (n,): photograph shows a lesion
+    labels: np.ndarray,  # bool (n,): the photograph shows a lesion
     probabilities: np.ndarray,  # float (n,), 0..1
-    threshold: float = 0.5,  # lesion is called what has at least this probability
-) -> dict:  # name -> float; nan where not defined
+    threshold: float = 0.5,  # photographs with at least this probability are taken to show a lesion
+) -> dict[str, float]:  # by name; nan where not defined
     "Accuracy, recall, precision and the rest of a classifier, on 16-bit probabilities."
     histogram = pixel_histogram(np.asarray(probabilities, float), labels)
     at = confusion(histogram, threshold)
@@ -283,9 +337,9 @@ def binary_metrics(
 # %% ../nbs/21_metrics.ipynb #cell-67
 def image_score(
     histogram: PixelHistogram,  # of one photograph
-    pixels: int = 1,  # that must reach a threshold for the photograph to be called
+    pixels: int = 1,  # that must reach a threshold for the photograph to count as showing the lesion
 ) -> float:  # 0..1; 0 if it has fewer pixels
-    "The highest probability that at least so many pixels have: a photograph's score, from its map."
+    "A photograph's score, from its map: the highest probability that at least so many pixels have."
     reaching = histogram.counts.sum(axis=0)[::-1].cumsum()[::-1]
     levels = histogram.levels[reaching >= pixels]
     return float(levels[-1] / (BINS - 1)) if len(levels) else 0.0

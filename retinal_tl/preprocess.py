@@ -39,13 +39,12 @@ class FieldOfView:
         diameter: int,  # side of the result, pixels
     ) -> np.ndarray:  # (diameter, diameter[, channels]), same type; 0 outside the photo
         "The square around the circle, scaled to `diameter`."
-        left, top, side = self.square
-        square = np.zeros((side, side) + image.shape[2:], image.dtype)
+        side = self.square[2]
+        square = np.zeros((side, side, *image.shape[2:]), image.dtype)
         here, there = _overlap(self.square, image.shape[:2])
         square[here] = image[there]
-        return cv2.resize(
-            square, (diameter, diameter), interpolation=cv2.INTER_AREA if side > diameter else cv2.INTER_LINEAR
-        )
+        interpolation = cv2.INTER_AREA if side > diameter else cv2.INTER_LINEAR
+        return cv2.resize(square, (diameter, diameter), interpolation=interpolation)
 
     def restore(
         self,
@@ -92,7 +91,9 @@ def _brightness(photo: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _lit(brightness: np.ndarray) -> np.ndarray:
-    "uint8 (height, width), 1 in the largest region that is clearly brighter than the darkest corner, without its dents; 1 all over if no corner is dark."
+    """The eye as uint8 (height, width): 1 in the largest region that is clearly brighter than the darkest corner.
+
+    Its dents are filled. If no corner is dark, all of the picture is the eye."""
     corner = max(2, min(brightness.shape) // 32)
     corners = [
         brightness[rows, columns]
@@ -101,7 +102,7 @@ def _lit(brightness: np.ndarray) -> np.ndarray:
     ]
     dark, bright = min(np.median(c) for c in corners), np.percentile(brightness, 90)
     if dark > 0.4 * bright:
-        return np.ones_like(brightness)  # no surround: the middle of an eye, cut out
+        return np.ones_like(brightness)  # nothing dark around it: cropped from the middle of an eye
     lit = (brightness > dark + max(0.15 * (bright - dark), 4)).astype(np.uint8)
     lit = cv2.morphologyEx(lit, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
     contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -118,7 +119,7 @@ def _outline(lit: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/03_preprocess.ipynb #cell-18
 def _fit_circle(points: np.ndarray) -> tuple[float, float, float]:
-    "Center and radius of the circle through most points (n, 2): least squares (Kåsa 1976), outliers left out, fitted again."
+    "Center and radius of the circle through most points (n, 2): least squares (Kåsa 1976), repeated without outliers."
     for _ in range(6):
         x, y = points.T
         solution = np.linalg.lstsq(np.stack([x, y, np.ones_like(x)], 1), x * x + y * y, rcond=None)[0]
@@ -149,10 +150,8 @@ def find_field_of_view(
     lit = _lit(brightness)
     if lit.mean() < 0.02:
         raise RetinalError("No lit field of view was found in the picture; give a fundus photograph.")
-    points, around_all = (
-        _outline(lit),
-        FieldOfView((width - 1) / 2, (height - 1) / 2, float(np.hypot(height, width) / 2)),
-    )
+    points = _outline(lit)
+    around_all = FieldOfView((width - 1) / 2, (height - 1) / 2, float(np.hypot(height, width) / 2))
     if len(points) < 0.1 * 2 * sum(lit.shape):
         return around_all
     x, y, radius = _fit_circle(points)
@@ -171,7 +170,7 @@ def clahe(
     clip_limit: float = 1.5,  # limit on the contrast, as a multiple of the mean bin of a tile's histogram
     tiles: int = 8,  # tiles along each side
 ) -> np.ndarray:  # uint8 (height, width, 3)
-    "Local contrast evened out. Raises `RetinalError` for an unknown mode."
+    "Even out local contrast. Raises `RetinalError` for an unknown mode."
     if mode not in CLAHE_MODES:
         raise RetinalError(f"There is no CLAHE mode {mode!r}; choose one of {', '.join(CLAHE_MODES)}.")
     if mode == "none":
@@ -184,7 +183,7 @@ def clahe(
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 # %% ../nbs/03_preprocess.ipynb #cell-29
-_PREPARATION = 1  # raise it when `prepare` gives other pixels for the same settings: old caches are then left alone
+_PREPARATION = 1  # raise it when `prepare` gives other pixels for the same settings, so that no old cache is read
 
 
 @dataclass(frozen=True)
@@ -228,8 +227,8 @@ def _inside(field: FieldOfView, shape: tuple[int, int], diameter: int) -> np.nda
 def prepare(
     photo: np.ndarray,  # uint8 (height, width, 3)
     settings: Preprocessing,  # the model's
-) -> Prepared:  # see there
-    "Field of view, scale, contrast. Raises `RetinalError` as `find_field_of_view` does."
+) -> Prepared:  # the photo as a network sees it
+    "Find the field of view, scale it, even out contrast. Raises `RetinalError` as `find_field_of_view` does."
     field = find_field_of_view(photo)
     inside = _inside(field, photo.shape[:2], settings.diameter)
     image = clahe(field.crop(photo, settings.diameter), settings.clahe, settings.clip_limit, settings.tiles)
@@ -239,31 +238,26 @@ def prepare(
 def prepare_mask(
     mask: np.ndarray,  # bool (height, width), of the photo
     field: FieldOfView,  # of the same photo
-    settings: Preprocessing,  # the same
+    settings: Preprocessing,  # the photo's
 ) -> np.ndarray:  # uint8 (diameter, diameter), share of each pixel that is lesion, 0 to 255
-    "The mask as the network sees it. Raises `RetinalError` if the mask is not of two dimensions."
+    "The mask as the network sees it. Raises `RetinalError` if the mask does not have two dimensions."
     if mask.ndim != 2:
-        raise RetinalError(f"A mask has two dimensions, this one {mask.ndim}; read it with `read_mask`.")
+        raise RetinalError(f"A mask has two dimensions and this one has {mask.ndim}; read it with `read_mask`.")
     return field.crop(mask.astype(np.uint8) * 255, settings.diameter)
 
 # %% ../nbs/03_preprocess.ipynb #cell-41
 def _cache_name(path: Path, settings: Preprocessing) -> str:
     "A name for this file as it is now, prepared with these settings."
     status = path.stat()
-    return (
-        hashlib.sha256(
-            f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode(errors="surrogateescape")
-        ).hexdigest()[:24]
-        + "-"
-        + settings.key
-    )
+    file = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode(errors="surrogateescape")
+    return f"{hashlib.sha256(file).hexdigest()[:24]}-{settings.key}"
 
 
 def prepare_file(
     path: str | Path,  # of a photo
-    settings: Preprocessing,  # see there
+    settings: Preprocessing,  # the model's
     cache: str | Path | None = None,  # folder of the cache; none: nothing is kept
-) -> Prepared:  # its image is mapped from the cache's file into memory, read-only, where there is one
+) -> Prepared:  # with a cache, its image is mapped from the file into memory, read-only
     "`prepare` for a file, through the cache. Raises `RetinalError` with the file's name."
     path = Path(path)
     if cache is None:
@@ -271,7 +265,7 @@ def prepare_file(
     try:
         stored = Path(cache) / _cache_name(path, settings)
     except OSError:
-        return _prepare_named(path, settings)  # reading says better what is wrong with the file
+        return _prepare_named(path, settings)  # reading the file says better what is wrong with it
     image_path, field_path = stored.with_suffix(".npy"), stored.with_suffix(".json")
     if not image_path.exists():
         prepared = _prepare_named(path, settings)

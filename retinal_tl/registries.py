@@ -10,11 +10,27 @@ from .core import Registry
 
 # %% ../nbs/10_registries.ipynb #reg-enc
 ENCODERS = Registry("encoder")
-ENCODERS.add("vgg16", "retinal_tl.encoders:vgg16", side_multiple=16, photo_skip=False, attention="vgg16_cbam")
-ENCODERS.add("vgg16_cbam", "retinal_tl.encoders:vgg16_cbam", side_multiple=16, photo_skip=False, attention="vgg16")
-ENCODERS.add("resnet50", "retinal_tl.encoders:resnet50", side_multiple=32, photo_skip=True, attention="resnet50_cbam")
+_VGG16 = dict(side_multiple=16, photo_skip=False, channels=(64, 128, 256, 512, 512))
+_RESNET50 = dict(side_multiple=32, photo_skip=True, channels=(64, 256, 512, 1024, 2048))
+ENCODERS.add("vgg16", "retinal_tl.encoders:vgg16", cbam=False, attention="vgg16_cbam", parameters=14_727_360, **_VGG16)
 ENCODERS.add(
-    "resnet50_cbam", "retinal_tl.encoders:resnet50_cbam", side_multiple=32, photo_skip=True, attention="resnet50"
+    "vgg16_cbam", "retinal_tl.encoders:vgg16_cbam", cbam=True, attention="vgg16", parameters=14_804_650, **_VGG16
+)
+ENCODERS.add(
+    "resnet50",
+    "retinal_tl.encoders:resnet50",
+    cbam=False,
+    attention="resnet50_cbam",
+    parameters=23_561_152,
+    **_RESNET50,
+)
+ENCODERS.add(
+    "resnet50_cbam",
+    "retinal_tl.encoders:resnet50_cbam",
+    cbam=True,
+    attention="resnet50",
+    parameters=26_077_664,
+    **_RESNET50,
 )
 
 # %% ../nbs/10_registries.ipynb #reg-pool
@@ -33,6 +49,6 @@ TRANSFERS.add("scratch", "retinal_tl.segmenter:scratch", stage1=False)
 # %% ../nbs/10_registries.ipynb #reg-loss
 LOSSES = Registry("loss")
 LOSSES.add("bce", "retinal_tl.losses:bce", image_level=True)
+LOSSES.add("weighted_bce", "retinal_tl.losses:weighted_bce", image_level=True)
 LOSSES.add("dice", "retinal_tl.losses:dice_loss", image_level=False)
-LOSSES.add("weighted_bce", "retinal_tl.losses:weighted_bce_10", image_level=True)
-LOSSES.add("focal_tversky", "retinal_tl.losses:focal_tversky_default", image_level=False)
+LOSSES.add("focal_tversky", "retinal_tl.losses:focal_tversky", image_level=False)

@@ -1,4 +1,4 @@
-"""Headless Chromium, driven through the pipe of its DevTools protocol: no driver, no package, no network but this machine."""
+"""Headless Chromium, driven through the pipe of its DevTools protocol: no driver, no package, no network."""
 
 import base64
 import json
@@ -127,7 +127,8 @@ class Browser:
             clip = dict(
                 clip=self.evaluate(f"""(() => {{ const element = document.querySelector({json.dumps(selector)});
                 element.scrollIntoView({{block: 'center'}}); const box = element.getBoundingClientRect();
-                return {{x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1}}; }})()""")
+                const {{x, y, width, height}} = box;
+                return {{x: x + scrollX, y: y + scrollY, width, height, scale: 1}}; }})()""")
             )
         data = base64.b64decode(self.call("Page.captureScreenshot", **clip)["data"])
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
@@ -142,7 +143,10 @@ class Browser:
         ]
 
     def complaints(self, strict=False):
-        """Sentences: errors on the console, exceptions, dialogs, what could not be loaded, and what was asked of others than this machine. Strict: warnings and notes as well, and all that is not in the file."""
+        """Sentences: errors on the console, exceptions, dialogs, what did not load, what other machines were asked for.
+
+        Strict: warnings and notes as well, and everything that is not in the file.
+        """
         mine = r"(file|data):" if strict else r"(?!(https?|wss?)://)|\w+://127\.0\.0\.1[:/]"
         found = [f"it asks for {url}" for url in self.asked() if not re.match(mine, url)]
         for event in self.events:

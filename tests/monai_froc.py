@@ -5,7 +5,7 @@ MONAI wants PyTorch, so it is asked in an environment of its own:
     python -m venv /tmp/monai && /tmp/monai/bin/pip install torch==2.13.0 monai==1.6.1 scikit-image==0.26.0
     /tmp/monai/bin/python tests/monai_froc.py
 
-What it prints stands in test_lesions.py. Nothing of retinal_tl is used here: regions are labeled by scikit-image.
+Its output is kept in test_lesions.py. Nothing of retinal_tl is used here: scikit-image labels the regions.
 """
 
 import json
@@ -42,7 +42,7 @@ def draw(levels: np.ndarray, row: int, column: int, height: int, width: int, rng
 
 
 def ask_monai(made: list[tuple[np.ndarray, np.ndarray]]) -> dict:
-    """MONAI's figures: a candidate is a point in each lesion that it shares a pixel with, or one point where there is none."""
+    """MONAI's figures: a candidate is a point in each lesion that it touches, or a single point if there is none."""
     from monai.metrics import compute_fp_tp_probs, compute_froc_curve_data, compute_froc_score
     from skimage.measure import label
 
@@ -61,8 +61,8 @@ def ask_monai(made: list[tuple[np.ndarray, np.ndarray]]) -> dict:
         targets += number
     fp, tp = np.concatenate(false_alarms), np.concatenate(lesions)
     fps, sensitivity = compute_froc_curve_data(fp, tp, targets, len(made))
-    level = lambda probabilities: sorted(int(round(float(one) * TOP)) for one in probabilities)
-    whole = lambda shares, number: [int(round(one * number)) for one in shares]
+    level = lambda probabilities: sorted(round(float(one) * TOP) for one in probabilities)
+    whole = lambda shares, number: [round(float(one) * number) for one in shares]
     return dict(
         false_alarms=level(fp),
         lesions=level(tp),

@@ -30,6 +30,8 @@ from retinal_tl.inference import load_run
 from retinal_tl.synthetic import phantom
 from toy_runs import write_toy_run
 
+pytestmark = pytest.mark.slow
+
 LESIONS = ("exudates", "hemorrhages")
 SCRIPT = (
     "import argparse, sys; from retinal_tl.app import add_app\n"

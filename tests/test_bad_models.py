@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 sys.path.insert(0, str(Path(__file__).parent))
 from retinal_tl.core import RetinalError
 from retinal_tl.inference import classify, load_run, segment
-from toy_runs import toy_card, toy_model, write_run, write_toy_run
+from toy_runs import change_card, toy_card, toy_model, write_run, write_toy_run
 
 
 def refusal(folder, kind=None):
@@ -27,14 +27,8 @@ def refusal(folder, kind=None):
     return sentence
 
 
-def change_card(folder, **changes):
-    """Put values into a card as an attacker would, past `write_card`."""
-    path = folder / "card.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def test_toy_run_is_accepted(tmp_path):
-    assert load_run(write_toy_run(tmp_path / "run")).card["lesion"] == "exudates"
+    assert load_run(write_toy_run(tmp_path / "run")).card.lesions == ("exudates",)
     assert load_run(str(write_toy_run(tmp_path / "side", side=160))).threshold == 0.5
 
 
@@ -60,16 +54,24 @@ def test_card_that_is_none(tmp_path, text):
 @pytest.mark.parametrize(
     "change, said",
     [
-        (dict(schema_version=2), "version 2"),
-        (dict(schema_version="1"), "version"),
+        (dict(schema_version=3), "version 3"),
+        (dict(schema_version=1), "version 1 and this retinal_tl reads version 2: train the run again"),
+        (dict(schema_version="2"), "version"),
         (dict(kind="detector"), "kind"),
-        (dict(lesion="../x"), "lesion"),
-        (dict(lesion=None), "lesion"),
+        (dict(lesions=["../x"]), "lesions"),
+        (dict(lesions=[]), "lesions"),
+        (dict(lesions=None), "lesions"),
         (dict(width=0), "width"),
         (dict(width=5), "width"),
         (dict(tile=10**9), "tile"),
         (dict(overlap=0.99), "overlap"),
-        (dict(threshold=-1), "threshold"),
+        (dict(overlap=float("nan")), "JSON"),
+        (dict(thresholds=dict(exudates=-1)), "threshold"),
+        (dict(thresholds={"../x": 0.5}), "threshold"),
+        (dict(metrics=dict(validation={"../x": {}})), "metrics"),
+        (dict(flips="half turn"), "flips"),
+        (dict(run_id="../x"), "run_id"),
+        (dict(temperature=2), "temperature"),
         (dict(preprocessing=dict(diameter=9000, clahe="rgb")), "diameter"),
         (dict(status="training"), "half-written"),
         (dict(preprocessing=dict(diameter=256, clahe="rgb", sharpen=1)), "settings"),
@@ -77,6 +79,7 @@ def test_card_that_is_none(tmp_path, text):
         (dict(files={}), "not complete"),
         (dict(files={"model.onnx": "0" * 64}), "digest"),
         (dict(head=[]), "head"),
+        (dict(status="trained"), "half-written"),
     ],
 )
 def test_card_with_a_wrong_value(tmp_path, change, said):
@@ -85,10 +88,38 @@ def test_card_with_a_wrong_value(tmp_path, change, said):
     assert said in refusal(run)
 
 
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(head=[]), "head"),
+        (dict(head={}), "head.pooling"),
+        (dict(head=dict(pooling="../x", dropout=0, image_size=None)), "pooling"),
+        (dict(head=dict(pooling="median", dropout=0, image_size=None)), "pooling that this retinal_tl does not know"),
+        (dict(threshold=-1), "threshold"),
+        (dict(threshold=dict(exudates=0.5)), "threshold"),
+        (dict(lesions=["exudates"]), "lesions"),
+        (dict(metrics=[]), "metrics"),
+    ],
+)
+def test_card_of_a_classifier_with_a_wrong_value(tmp_path, change, said):
+    assert said in refusal(change_card(write_toy_run(tmp_path / "run", "classifier"), **change))
+
+
+def test_a_tower_of_lists_does_not_topple_the_process(tmp_path):
+    run = write_toy_run(tmp_path / "run")
+    text = (run / "card.json").read_text()
+    for depth in (2_000, 20_000):
+        tower = "[" * depth + "]" * depth
+        (run / "card.json").write_text(
+            text.replace('"metrics": {}', f'"metrics": {{"a": {{"exudates": {{"b": {tower}}}}}}}')
+        )
+        assert "nested" in refusal(run) or "JSON" in refusal(run)
+
+
 def test_card_that_lacks_a_key(tmp_path):
     run = write_toy_run(tmp_path / "run")
     card = json.loads((run / "card.json").read_text())
-    for key in ("schema_version", "kind", "preprocessing", "tile", "files"):
+    for key in sorted(set(card) - {"export"}):
         (run / "card.json").write_text(json.dumps({name: value for name, value in card.items() if name != key}))
         assert key in refusal(run)
 
@@ -181,6 +212,7 @@ def other_type():
         (two_outputs(), toy_card()),
         (other_type(), toy_card()),
         (toy_model("classifier", side=160), toy_card("classifier")),
+        (toy_model(), toy_card(lesions=("exudates", "hemorrhages"))),
     ],
 )
 def test_shapes_that_contradict_the_card(tmp_path, model, card):

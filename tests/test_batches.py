@@ -9,7 +9,6 @@ import pytest
 
 from retinal_tl import batches
 from retinal_tl.batches import (
-    LEAST_PROBABILITY,
     any_lesion_sources,
     balance,
     draw_patches,
@@ -25,9 +24,9 @@ from retinal_tl.batches import (
 from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.datasets import Example
 from retinal_tl.images import write_png
-from retinal_tl.patches import patch_source
+from retinal_tl.patches import AUGMENTATIONS, LEAST_PROBABILITY, patch_source
 from retinal_tl.preprocess import Preprocessing
-from retinal_tl.settings import AUGMENTATIONS, Stage1, Stage2, settings_for
+from retinal_tl.settings import Stage1, Stage2, settings_for
 
 SIDE = 200
 PREPROCESSING = Preprocessing(diameter=160, clahe="none")
@@ -160,14 +159,13 @@ def test_patches_lie_on_lesions_as_often_as_asked(draws):
 
 def test_a_batch_on_hard_negatives(eyes, cache):
     """Patches are placed where a network was wrong, by the share that was asked for."""
-    from dataclasses import fields, replace
+    from dataclasses import replace
 
     [source] = load_sources(eyes[1:2], ["exudates"], PREPROCESSING, cache)
     place = np.array([[40, 80]], np.int32)
-    [name] = {"alarms", "hard_negatives"} & {field.name for field in fields(source)}
     image = source.image.copy()
     image[75:86, 35:46] = 255
-    source = replace(source, image=image, **{name: (place,)})
+    source = replace(source, image=image, hard_negatives=(place,))
     asked = dict(patch_size=64, batch_size=20, augmentation="none", start_run="runs/a")
     seen = [
         (patch_batch([source], settings_for(Stage2, asked | dict(hard_negative_share=share)), 0, 0)[0] > 250)

@@ -9,11 +9,13 @@ import pytest
 from retinal_tl import classify, segment
 from retinal_tl.cards import check_files
 from retinal_tl.core import LESIONS
-from retinal_tl.datasets import read_idrid
 from retinal_tl.images import read_mask
 from retinal_tl.inference import load_run
 from retinal_tl.metrics import average_precision, pixel_histogram
+from retinal_tl.readers import read_idrid
 from retinal_tl.synthetic import phantom
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 # Mean probability over a phantom of 700 pixels, as measured when the models landed (2026-11-26).
 SEGMENTER = {
@@ -42,24 +44,67 @@ def test_classifier_on_phantoms(seed):
 
 
 @pytest.mark.parametrize("kind", ["segmenter", "classifier"])
+def test_cards_say_how_the_models_were_trained(kind):
+    """A card that says 'precision: auto' cannot be repeated on another machine."""
+    training = load_run("builtin", kind).card.training
+    assert (training.backend, training.precision) == ("jax", "mixed_bfloat16")
+    assert training.seconds > 0 and training.epochs == training.settings["epochs"]
+
+
+def test_names_in_the_cards_can_be_found_again():
+    """Names of `csv` data are relative to its folder, so that two folders may hold files of one name."""
+    cards = [load_run("builtin", kind).card for kind in ("segmenter", "classifier")]
+    names = {name for card in cards for part in (card.split.training, card.split.validation) for name in part}
+    names |= {name for card in cards for *pair, _ in card.data.same_eyes for name in pair}
+    assert {name.partition("/")[0] for name in names if name.startswith("csv:")} == {"csv:images"}
+    assert all(name.startswith(("csv:images/", "idrid:IDRiD_")) for name in names)
+
+
+def test_the_segmenter_names_the_classifier_that_it_began_with():
+    segmenter, classifier = (load_run("builtin", kind).card for kind in ("segmenter", "classifier"))
+    assert [parent.role for parent in segmenter.parents] == ["stage1", "start", "pseudo_labels"]
+    assert segmenter.parents[0].run_id == classifier.run_id == classifier.name[-8:]
+
+
+@pytest.mark.parametrize("kind", ["segmenter", "classifier"])
 def test_cards_say_what_people_must_know(kind):
     run = load_run("builtin", kind)
     check_files(run.folder, run.card)
-    assert "CC BY 4.0" in run.card["licence"] and any("not a medical device" in limit for limit in run.card["limits"])
-    assert run.card["metrics"]["validation"] and run.card["split"]["validation"]
-    assert not set(run.card["split"]["validation"]) & set(run.card["split"]["training"])
+    assert "CC BY 4.0" in run.card.licence and any("not a medical device" in limit for limit in run.card.limits)
+    assert run.card.metrics["validation"] and run.card.split.validation
+    assert not set(run.card.split.validation) & set(run.card.split.training)
 
 
 def test_they_stay_small():
     files = [path for path in load_run("builtin", "segmenter").folder.parent.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 60e6
-    assert {path.suffix for path in files} == {".json", ".onnx", ".keras"}, "no photograph travels in the package"
+    assert {path.suffix for path in files} == {".json", ".onnx", ".keras", ".txt", ".md"}, (
+        "no photograph travels in the package"
+    )
+
+
+def test_the_licence_lies_beside_the_weights():
+    """CC BY 4.0, section 3(a): authors, notices of the licence and its disclaimer, a link, what was changed."""
+    weights = load_run("builtin", "segmenter").folder.parent
+    licence = (weights / "LICENSE-CC-BY-4.0.txt").read_text(encoding="utf-8")
+    sections = [line for line in licence.splitlines() if line.startswith("Section ")]
+    assert len(sections) == 8 and len(licence.split()) > 2_500, "the whole text"
+    attribution = (weights / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    for words in (
+        "the retinal_tl founders",
+        "(c) by Prasanna Porwal, Samiksha Pachade and Manesh Kokare",
+        "https://creativecommons.org/licenses/by/4.0/",
+        "section 5 of the licence",
+        "https://ieee-dataport.org/open-access/indian-diabetic-retinopathy-image-dataset-idrid",
+        "**Changes:**",
+    ):
+        assert words in attribution, words
 
 
 @pytest.mark.skipif(not IDRID, reason="RETINAL_TL_IDRID does not name the folder of IDRiD")
 def test_segmenter_on_its_validation_photographs():
     run = load_run("builtin", "segmenter")
-    names = {name.removeprefix("idrid:") for name in run.card["split"]["validation"]}
+    names = {name.removeprefix("idrid:") for name in run.card.split.validation}
     examples = [example for example in read_idrid(Path(IDRID)).examples if example.photo.name in names]
     assert len(examples) == len(names)
     counted = {lesion: [] for lesion in run.lesions}
@@ -70,5 +115,5 @@ def test_segmenter_on_its_validation_photographs():
             counted[lesion].append(pixel_histogram(probability, mask))
     for lesion, histograms in counted.items():
         assert average_precision(sum(histograms)) == pytest.approx(
-            run.card["metrics"]["validation"][lesion]["aupr"], abs=0.01
+            run.card.metrics["validation"][lesion]["aupr"], abs=0.01
         ), lesion

@@ -426,6 +426,7 @@ def test_closed_pipe_is_quiet(place):
     assert process.stderr.read() == b""
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_what_was_done(place):
     for i in range(60):
         write_eye(f"photos/{i:02}.png", height=1400, width=1400)
@@ -468,6 +469,7 @@ def write_notebook(path, code):
     return path
 
 
+@pytest.mark.slow
 def test_run_with_papermill(place, monkeypatch, capsys):
     monkeypatch.setattr("retinal_tl.command._run_source", lambda stage: place / f"run_{stage}.ipynb")
     write_notebook(place / "run_stage2.ipynb", "print([lesion, seed, resume])")

@@ -1,4 +1,7 @@
-"""Every public name says what goes in and what comes out, and has an example and a test in its notebook. Nothing is imported."""
+"""Every public name says what goes in and what comes out, and has an example and a test in its notebook.
+
+Nothing is imported.
+"""
 
 import ast
 import io
@@ -144,7 +147,7 @@ def speakers(node, nodes):
 
 
 def gives_command(name, cell):
-    """Does a cell give the subcommand that is the work of this function, as `call("check-data", ...)` of `check_data_command`?"""
+    """Does a cell give the subcommand that a function is, as `call("check-data", ...)` for `check_data_command`?"""
     return (
         name.endswith("_command")
         and f'"{name.removesuffix("_command").replace("_", "-")}"' in cell
@@ -221,27 +224,3 @@ def test_a_missing_example_is_noticed():
     )
     nodes = ast.parse("class A: pass\ndef make() -> list[A]: pass\ndef other() -> int: pass").body
     assert speakers(nodes[0], nodes) == {"A", "make"} and speakers(nodes[2], nodes) == {"other"}
-
-
-def test_project_files_agree_with_the_settings():
-    yaml = pytest.importorskip("yaml")
-    version = re.search(r"^version = (.+)$", (REPOSITORY / "settings.ini").read_text(), re.M)[1]
-    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
-    assert {"cff-version", "message", "title", "authors"} <= set(citation), "what the citation file format requires"
-    assert citation["version"] == version
-    assert all(
-        "name" in author or "family-names" in author
-        for author in [*citation["authors"], *citation["preferred-citation"]["authors"]]
-    )
-    workflows = {
-        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
-        for path in (REPOSITORY / ".github" / "workflows").glob("*.yml")
-    }
-    assert set(workflows) == {"docs", "release", "test"} and all("jobs" in workflow for workflow in workflows.values())
-    assert workflows["test"]["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
-    for path in (REPOSITORY / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
-        form = yaml.safe_load(path.read_text(encoding="utf-8"))
-        ids = [field["id"] for field in form.get("body", ()) if "id" in field]
-        assert len(ids) == len(set(ids)) and (path.stem == "config" or {"name", "description", "body"} <= set(form)), (
-            path.name
-        )

@@ -1,4 +1,4 @@
-"""A whole evaluation: against scikit-learn and the parts it is made of, in any order, in bounded memory, and in pictures."""
+"""A whole evaluation: as scikit-learn has it, in any order, from one look at each map, in memory that does not grow."""
 
 import json
 import tracemalloc
@@ -8,28 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from matplotlib.colors import to_rgb
 from scipy.ndimage import label
 from sklearn import metrics as sk
 
+from retinal_tl import evaluation
 from retinal_tl.core import RetinalError
 from retinal_tl.evaluation import (
-    OUTCOME_COLORS,
     collect,
-    contact_sheet,
+    evaluate,
     evaluate_classifier,
     evaluate_segmentation,
     image_level,
     lesion_level,
-    plot_example,
-    plot_froc,
-    plot_precision_recall,
-    plot_reliability,
-    plot_roc,
     rank_images,
+    read_histograms,
+    write_histograms,
 )
 from retinal_tl.lesions import score_lesions
-from retinal_tl.metrics import BINS, quantize
+from retinal_tl.metrics import BINS, confusion, pixel_histogram, quantize
 
 TOP = BINS - 1
 few_examples = settings(max_examples=15, deadline=None)
@@ -74,16 +70,16 @@ def test_figures_are_those_of_scikit_learn(within_field):
         np.concatenate([values(item)[where] for item, where in zip(ITEMS, inside)])
         for values in (lambda item: quantize(item[1]), lambda item: item[2])
     )
-    called = level >= quantize(0.4)
+    marked = level >= quantize(0.4)
     assert result["scope"] == ("field of view" if within_field else "all pixels") and result["pixels"] == len(level)
     for ours, theirs in (
         ("aupr", sk.average_precision_score(truth, level)),
         ("auc", sk.roc_auc_score(truth, level)),
-        ("dice", sk.f1_score(truth, called)),
-        ("sensitivity", sk.recall_score(truth, called)),
-        ("precision", sk.precision_score(truth, called)),
-        ("specificity", sk.recall_score(~truth, ~called)),
-        ("accuracy", sk.accuracy_score(truth, called)),
+        ("dice", sk.f1_score(truth, marked)),
+        ("sensitivity", sk.recall_score(truth, marked)),
+        ("precision", sk.precision_score(truth, marked)),
+        ("specificity", sk.recall_score(~truth, ~marked)),
+        ("accuracy", sk.accuracy_score(truth, marked)),
     ):
         assert result[ours] == pytest.approx(theirs)
         if f"{ours}_interval" in result:
@@ -93,25 +89,21 @@ def test_figures_are_those_of_scikit_learn(within_field):
 def test_photographs_are_those_of_scikit_learn():
     found = evaluate_segmentation(ITEMS, threshold=0.4, n=100)["image_level"]
     shown, highest = np.array([item[2].any() for item in ITEMS]), np.array([quantize(item[1]).max() for item in ITEMS])
-    called = highest >= quantize(0.4)
+    over = highest >= quantize(0.4)
     assert (found["images"], found["positive"]) == (8, 6)
     assert found["auc"] == pytest.approx(sk.roc_auc_score(shown, highest))
-    assert found["sensitivity"] == pytest.approx(sk.recall_score(shown, called)) and found[
-        "specificity"
-    ] == pytest.approx(sk.recall_score(~shown, ~called))
+    assert found["sensitivity"] == pytest.approx(sk.recall_score(shown, over))
+    assert found["specificity"] == pytest.approx(sk.recall_score(~shown, ~over))
 
 
 def test_lesions_are_counted_within_the_field():
     result = evaluate_segmentation(ITEMS, threshold=0.4, within_field=True, n=0)["lesion_level"]
     assert result["lesions"] == sum(label(item[2] & item[3], np.ones((3, 3)))[1] for item in ITEMS)
     whole = sum(score_lesions(*item[1:]) for item in ITEMS)
-    assert (
-        result["found"] == (whole.lesions >= quantize(0.4)).sum()
-        and result["false_alarms"] == (whole.false_alarms >= quantize(0.4)).sum()
-    )
-    assert result["f1"] == pytest.approx(2 / (1 / result["precision"] + 1 / result["sensitivity"])) and result[
-        "sensitivity_interval"
-    ] == [None, None]
+    assert result["found"] == (whole.lesions >= quantize(0.4)).sum()
+    assert result["false_alarms"] == (whole.false_alarms >= quantize(0.4)).sum()
+    assert result["f1"] == pytest.approx(2 / (1 / result["precision"] + 1 / result["sensitivity"]))
+    assert result["sensitivity_interval"] == [None, None]
     assert result["false_alarms_per_image"] == result["false_alarms"] / 8
 
 
@@ -121,6 +113,7 @@ def test_result_is_plain_json_and_the_same_again():
     assert len(json.dumps(result)) < 60_000
 
 
+@pytest.mark.slow
 @few_examples
 @given(st.permutations(range(8)))
 def test_order_of_photographs_does_not_matter(order):
@@ -132,6 +125,7 @@ def test_order_of_photographs_does_not_matter(order):
         assert after[key] == pytest.approx(before[key])
 
 
+@pytest.mark.slow
 @few_examples
 @given(st.integers(0, 2**32), st.integers(2, 15))
 def test_monotone_transform_leaves_what_does_not_depend_on_values(seed, step):
@@ -139,8 +133,10 @@ def test_monotone_transform_leaves_what_does_not_depend_on_values(seed, step):
     items = [(name, quantize(map) // 16, mask) for name, map, mask, _ in ITEMS]
     transformed = [(name, new[map].astype("uint16"), mask) for name, map, mask in items]
     floor = 1000
-    before = evaluate_segmentation(items, threshold=2000 / TOP, n=0, floor=floor / TOP)
-    after = evaluate_segmentation(transformed, threshold=float(new[2000]) / TOP, n=0, floor=float(new[floor]) / TOP)
+    before, after = (
+        evaluate(collect(some, [float(at) / TOP], floor=float(low) / TOP), float(at) / TOP, n=0)
+        for some, at, low in ((items, 2000, floor), (transformed, new[2000], new[floor]))
+    )
     for figure in ("aupr", "auc", "dice", "specificity"):
         assert after[figure] == pytest.approx(before[figure])
     for part, figure in (
@@ -155,12 +151,9 @@ def test_monotone_transform_leaves_what_does_not_depend_on_values(seed, step):
 @few_examples
 @given(st.integers(0, 8), st.booleans())
 def test_parts_of_two_machines_join(cut, within_field):
-    whole, parts = (
-        collect(ITEMS, 0.4, within_field),
-        [collect(some, 0.4, within_field) for some in (ITEMS[:cut], ITEMS[cut:])],
-    )
-    pooled = sum(part.pooled for part in parts if part.pooled is not None)
-    assert (pooled.counts == whole.pooled.counts).all()
+    whole = collect(ITEMS, [0.4], within_field)
+    parts = [collect(some, [0.4], within_field) for some in (ITEMS[:cut], ITEMS[cut:])]
+    assert (sum(part.pooled for part in parts).counts == whole.pooled.counts).all()
     lesions = {name: one for part in parts for name, one in part.lesions.items()}
     assert plain(lesion_level(lesions, 0.4, n=20)) == pytest.approx(
         plain(lesion_level(whole.lesions, 0.4, n=20)), nan_ok=True
@@ -208,8 +201,57 @@ def test_healthy_photographs_only():
     )
     assert result["image_level"]["auc"] is None and result["image_level"]["specificity"] == 0
     assert result["lesion_level"]["precision"] == 0 and result["lesion_level"]["f1"] == 0
-    for plot in (plot_precision_recall, plot_roc, plot_froc, plot_reliability):
-        plot(result).canvas.draw()
+
+
+def test_each_map_is_looked_at_once(monkeypatch, tmp_path):
+    "Figures, the file of histograms and the ranking all come from one count of each photograph; the maps may be gone."
+    counted = []
+    count = lambda probability, *more: counted.append(np.size(probability)) or pixel_histogram(probability, *more)
+    monkeypatch.setattr(evaluation, "pixel_histogram", count)
+    collected = collect(iter(ITEMS), [0.4])
+    monkeypatch.setattr(evaluation, "score_lesions", None)
+    result = evaluate(collected, 0.4, n=30)
+    write_histograms(tmp_path / "histograms.npz", collected)
+    assert sum(map(bool, counted)) == len(ITEMS) and len(rank_images(result)["best"]) == 2
+    monkeypatch.undo()
+    assert result == evaluate_segmentation(ITEMS, 0.4, n=30)
+    for key in ("aupr_interval", "dice_interval"):
+        assert result[key] == evaluate(collected, 0.4, n=30)[key]
+
+
+def test_histograms_come_back_from_their_file(tmp_path):
+    "As written: names, order, counts and levels. A missing or damaged file is named in a sentence."
+    collected = collect([(f"csv:patient{i}/left, ü.png", *item[1:]) for i, item in enumerate(ITEMS)])
+    file = tmp_path / "a folder" / "exudates_histograms.npz"
+    write_histograms(file, collected)
+    again = read_histograms(file)
+    assert list(again) == list(collected.histograms)
+    for name, one in again.items():
+        assert (one.counts == collected.histograms[name].counts).all()
+        assert (one.levels == collected.histograms[name].levels).all()
+    whole = file.read_bytes()
+    for damaged in (b"", b"no", whole[:-30], whole[:100], whole[: len(whole) // 2] + b"\0" * (len(whole) // 2)):
+        file.write_bytes(damaged)
+        with pytest.raises(RetinalError, match=r"exudates_histograms\.npz"):
+            read_histograms(file)
+    with pytest.raises(RetinalError, match="no file"):
+        read_histograms(tmp_path / "histograms.npz")
+    with pytest.raises(RetinalError, match="no photograph"):
+        write_histograms(file, collect([]))
+    np.savez(file, names=np.array([{}]), counts=np.zeros((1, 2, 1), int), levels=np.zeros(1, int))  # needs pickle
+    with pytest.raises(RetinalError, match="cannot be read"):
+        read_histograms(file)
+
+
+def test_a_threshold_between_levels_is_refused():
+    "Counts of single photographs are coarse: a threshold that was not named beforehand would give others."
+    threshold = 0.31234
+    with pytest.raises(RetinalError, match=r"thresholds=\[0.31234\]"):
+        evaluate(collect(ITEMS), threshold, n=0)
+    named = evaluate(collect(ITEMS, [0.2, threshold]), threshold, n=0)
+    for one, item in zip(named["per_image"], ITEMS):
+        exact = confusion(pixel_histogram(item[1], item[2]), threshold).dice
+        assert one["dice"] == (None if np.isnan(exact) else exact)
 
 
 def test_memory_does_not_grow_with_photographs():
@@ -236,66 +278,9 @@ def test_a_whole_photograph_in_memory():
     mask[100:2000:100, 300:3000] = True
     tracemalloc.start()
     try:
-        found = collect([("one", probability, mask, field)], 0.5, within_field=True)
+        found = collect([("one", probability, mask, field)], [0.5], within_field=True)
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert len(found.lesions["one"].hits) == 19 and len(found.lesions["one"].false_alarms) == 19
     assert peak < 100e6
-
-
-# Pictures
-RESULT = evaluate_segmentation(ITEMS, threshold=0.4, n=30)
-
-
-@pytest.mark.parametrize(
-    "plot, words",
-    [(plot_precision_recall, "AUPR"), (plot_roc, "AUC"), (plot_froc, "FROC score"), (plot_reliability, "error")],
-)
-def test_pictures_say_what_they_show(plot, words):
-    for shown in (RESULT, {"one": RESULT, "two": RESULT}):
-        figure = plot(shown)
-        figure.canvas.draw()
-        (axes,) = figure.axes
-        said = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert len(said) == (1 if shown is RESULT else 2) and all(words in text for text in said)
-        assert axes.get_title(loc="right") == "all pixels" and axes.get_xlabel() and axes.get_ylabel()
-        bands = len(axes.collections)
-        assert bands == (len(said) if plot in (plot_precision_recall, plot_roc) else 0)
-
-
-def test_bands_hold_the_curve():
-    low, high, curve = (np.array(RESULT["roc"][key]) for key in ("low", "high", "sensitivity"))
-    assert len(low) == len(curve) and (low <= curve + 1e-9).mean() > 0.95 and (curve <= high + 1e-9).mean() > 0.95
-    assert len(RESULT["band"]["low"]) == len(RESULT["band"]["sensitivity"])
-    assert plot_roc(evaluate_segmentation(ITEMS, 0.4, n=0)).axes[0].collections[:] == []  # no drawings, no band
-
-
-def test_contact_sheet_shows_best_median_and_worst():
-    items = [(name, np.full((*mask.shape, 3), 90, "uint8"), map, mask) for name, map, mask, _ in ITEMS]
-    sheet = contact_sheet(iter(items), RESULT)
-    sheet.canvas.draw()
-    ranked = rank_images(RESULT)
-    titles = [axes.get_title(loc="left") for axes in sheet.axes if axes.get_title(loc="left")]
-    assert titles[::2] == [f"{kind}: {name}" for kind, names in ranked.items() for name in names]
-    assert len([axes for axes in sheet.axes if axes.images]) == 12
-    values = {one["name"]: one["aupr"] for one in RESULT["per_image"]}
-    highest = [values[name] for names in ranked.values() for name in names]
-    assert highest == sorted(highest, reverse=True) and len(highest) == 6  # the two healthy ones are not ranked
-    with pytest.raises(RetinalError, match="was not among the items"):
-        contact_sheet(items[:1], RESULT)
-
-
-@pytest.mark.parametrize(
-    "figure",
-    [
-        plot_example(np.zeros((60, 60, 3), "uint8"), ITEMS[0][1], ITEMS[0][2], 0.4),
-        contact_sheet([(name, np.zeros((60, 60, 3), "uint8"), map, mask) for name, map, mask, _ in ITEMS], RESULT),
-    ],
-)
-def test_legends_have_the_papers_colors(figure):
-    handles = {
-        text.get_text(): to_rgb(handle.get_facecolor())
-        for text, handle in zip(figure.legends[0].get_texts(), figure.legends[0].legend_handles)
-    }
-    assert handles == {name.replace("_", " "): tuple(np.array(color) / 255) for name, color in OUTCOME_COLORS.items()}

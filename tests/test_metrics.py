@@ -6,6 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
 from retinal_tl.core import RetinalError
 from retinal_tl.metrics import (
@@ -13,13 +14,14 @@ from retinal_tl.metrics import (
     average_precision,
     best_threshold,
     binary_metrics,
-    bootstrap_interval,
+    calibration_error,
     coarsen,
     confusion,
     confusions,
     eleven_point_aupr,
     pixel_histogram,
     quantize,
+    reliability,
     roc_auc,
     threshold_for_sensitivity,
     trivial_accuracy,
@@ -61,16 +63,16 @@ def test_areas_agree_with_scikit_learn(truth, level):
 @with_lesion
 @pytest.mark.parametrize("threshold", [0, 0.1, 1 / 3, 0.5, 0.9, 1])
 def test_counts_agree_with_scikit_learn(truth, level, threshold):
-    h, called = pixel_histogram(level, truth), level >= round(threshold * TOP)
+    h, marked = pixel_histogram(level, truth), level >= round(threshold * TOP)
     at = confusion(h, threshold)
-    assert (at.tn, at.fp, at.fn, at.tp) == tuple(sk.confusion_matrix(truth, called, labels=[False, True]).ravel())
-    assert at.accuracy == pytest.approx(sk.accuracy_score(truth, called))
+    assert (at.tn, at.fp, at.fn, at.tp) == tuple(sk.confusion_matrix(truth, marked, labels=[False, True]).ravel())
+    assert at.accuracy == pytest.approx(sk.accuracy_score(truth, marked))
     for ours, theirs in (
-        (at.sensitivity, sk.recall_score(truth, called, zero_division=np.nan)),
-        (at.specificity, sk.recall_score(~truth, ~called, zero_division=np.nan)),
-        (at.precision, sk.precision_score(truth, called, zero_division=np.nan)),
-        (at.dice, sk.f1_score(truth, called, zero_division=np.nan)),
-        (at.iou, sk.jaccard_score(truth, called)),
+        (at.sensitivity, sk.recall_score(truth, marked, zero_division=np.nan)),
+        (at.specificity, sk.recall_score(~truth, ~marked, zero_division=np.nan)),
+        (at.precision, sk.precision_score(truth, marked, zero_division=np.nan)),
+        (at.dice, sk.f1_score(truth, marked, zero_division=np.nan)),
+        (at.iou, sk.jaccard_score(truth, marked)),
     ):
         assert ours == pytest.approx(theirs, nan_ok=True)
     every, index = confusions(h), round(threshold * TOP)
@@ -81,12 +83,13 @@ def test_counts_agree_with_scikit_learn(truth, level, threshold):
 def test_eleven_points_as_written_out(truth, level):
     precision, recall = [], []
     for i in range(11):
-        called = level.astype(int) * 10 > i * TOP
-        precision.append(sk.precision_score(truth, called, zero_division=1))
-        recall.append(sk.recall_score(truth, called))
+        marked = level.astype(int) * 10 > i * TOP
+        precision.append(sk.precision_score(truth, marked, zero_division=1))
+        recall.append(sk.recall_score(truth, marked))
     assert eleven_point_aupr(pixel_histogram(level, truth)) == pytest.approx(sk.auc(recall, precision), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_no_lesion_is_nan_not_a_number_to_average():
     h = pixel_histogram(np.linspace(0, 1, 100), np.zeros(100, bool))
     empty = pixel_histogram(np.zeros(5), np.zeros(5))
@@ -101,7 +104,6 @@ def test_no_lesion_is_nan_not_a_number_to_average():
     ):
         assert np.isnan(value)
     assert confusion(h, 0.5).specificity == 0.5 and trivial_accuracy(h) == 1
-    assert np.isnan(bootstrap_interval([h])).all()
 
 
 def test_no_pixel_at_all():
@@ -146,6 +148,7 @@ figures = (
 )
 
 
+@pytest.mark.slow
 @few_examples
 @given(pixels, st.randoms(use_true_random=False))
 def test_order_of_pixels_does_not_matter(map, random):
@@ -214,30 +217,59 @@ def test_quantize_keeps_order_and_is_near(values):
     assert np.abs(level / TOP - values).max() <= 0.5 / TOP + 1e-12
 
 
-def test_bootstrap_draws_photographs():
-    truth, level = random_map(0, 0.1, 65536)
-    parts = [coarsen(pixel_histogram(level[i::6], truth[i::6])) for i in range(6)]
-    low, high = bootstrap_interval(parts)
-    assert low < average_precision(sum(parts)) < high
-    assert bootstrap_interval(parts) == (low, high) != bootstrap_interval(parts, seed=1)
-    drawn = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=1000)
-    by_hand = [average_precision(sum(parts[i] for i in np.repeat(range(6), weights))) for weights in drawn[:20]]
-    seen = []
-    bootstrap_interval(parts, metric=lambda h: seen.append(average_precision(h)) or seen[-1])
-    assert seen[:20] == pytest.approx(by_hand)
-
-
 def test_classifier_figures_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     labels = rng.random(300) < 0.3
     probabilities = quantize(np.clip(rng.normal(0.4 + 0.2 * labels, 0.2), 0, 1)) / TOP
     found = binary_metrics(labels, probabilities, threshold=0.55)
-    called = probabilities >= 0.55
-    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
-    assert found["recall"] == pytest.approx(sk.recall_score(labels, called))
-    assert found["precision"] == pytest.approx(sk.precision_score(labels, called))
+    marked = probabilities >= 0.55
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, marked))
+    assert found["recall"] == pytest.approx(sk.recall_score(labels, marked))
+    assert found["precision"] == pytest.approx(sk.precision_score(labels, marked))
     assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, probabilities))
     assert found["aupr"] == pytest.approx(sk.average_precision_score(labels, probabilities))
+
+
+maps = st.integers(1, 300).flatmap(lambda n: st.tuples(arrays.arrays(np.uint16, n), arrays.arrays(bool, n)))
+
+
+@few_examples
+@given(maps, st.integers(1, 20))
+def test_reliability_agrees_with_scikit_learn(one, bins):
+    level, truth = one
+    assume(0 < truth.sum() < len(truth))
+    share, probability = calibration_curve(truth, level / TOP, n_bins=bins)
+    found = reliability(pixel_histogram(level, truth), bins)
+    if len(share) != len(found["share"]):
+        return  # a float edge of scikit-learn lies on the other side of a level
+    assert found["pixels"].sum() == len(truth)
+    assert found["share"] == pytest.approx(share) and found["probability"] == pytest.approx(probability)
+
+
+@few_examples
+@given(maps, maps, st.floats(0, 1))
+def test_calibration_of_joined_parts_in_any_order(first, second, floor):
+    a, b = (pixel_histogram(*one) for one in (first, second))
+    together = pixel_histogram(*(np.concatenate(parts) for parts in zip(second, first)))
+    for joined in (a + b, b + a):
+        assert calibration_error(joined, floor=floor) == pytest.approx(
+            calibration_error(together, floor=floor), nan_ok=True
+        )
+    kept = np.concatenate([first[0], second[0]]) >= quantize(floor)
+    assert reliability(together, floor=floor)["pixels"].sum() == kept.sum()
+
+
+def test_calibration_error_as_written_out():
+    rng = np.random.default_rng(0)
+    level = rng.integers(0, BINS, 5000).astype(np.uint16)
+    truth = rng.random(5000) < (level / TOP) ** 2
+    error = 0
+    for i in range(15):
+        inside = (level > i * TOP / 15) & (level <= (i + 1) * TOP / 15) | ((level == 0) & (i == 0))
+        error += abs((level[inside] / TOP).mean() - truth[inside].mean()) * inside.sum() / 5000
+    h = pixel_histogram(level, truth)
+    assert calibration_error(h) == pytest.approx(error) and calibration_error(h) > 0.1
+    assert calibration_error(coarsen(h)) == pytest.approx(error, abs=1e-3)
 
 
 def test_a_whole_photograph_in_time_and_memory():

@@ -5,9 +5,14 @@ import numpy as np
 import pytest
 
 from retinal_tl.cbam import CBAM
-from retinal_tl.classifier import POOLINGS, build_classifier
-from retinal_tl.encoders import ENCODERS, SIDE_MULTIPLE, build_encoder, encoder_of
-from retinal_tl.segmenter import TRANSFERS, build_segmenter, transfer_encoder
+from retinal_tl.classifier import build_classifier
+from retinal_tl.core import RetinalError
+from retinal_tl.encoders import SIDE_MULTIPLE, LayerOptions, build_encoder, convolution, encoder_of
+from retinal_tl.losses import make_loss
+from retinal_tl.registries import ENCODERS, LOSSES, POOLINGS, TRANSFERS
+from retinal_tl.segmenter import build_segmenter, finetune, transfer_encoder
+
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.jax]
 
 WIDTH, SIDE, COUNT = 0.125, 32, 4
 
@@ -23,7 +28,7 @@ def masks(photos):
 
 
 def snapshot(model):
-    """Every weight of a model, in the order of layers, as (layer name, weight name) to array; means and variances included."""
+    """Every weight of a model, means and variances included, as (layer name, weight name) to array."""
     return {
         (layer.name, weight.path): np.array(keras.ops.convert_to_numpy(weight))
         for layer in model.layers
@@ -51,9 +56,148 @@ def assert_equal(first, second):
         assert np.array_equal(first[key], second[key]), key
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+# The library's own, before a test adds any.
+OWN = {registry.kind: tuple(registry) for registry in (ENCODERS, POOLINGS, TRANSFERS, LOSSES)}
+
+
+@pytest.mark.parametrize("registry", [ENCODERS, POOLINGS, TRANSFERS, LOSSES], ids=list(OWN))
+def test_every_entry_is_there_and_says_what_it_needs(registry):
+    said = {
+        "encoder": {"side_multiple", "photo_skip", "cbam", "attention", "parameters", "channels"},
+        "pooling": {"whole_crop", "fixed_size"},
+        "transfer": {"stage1"},
+        "loss": {"image_level"},
+    }
+    for name in OWN[registry.kind]:
+        function = registry[name]
+        assert callable(function) and function.__doc__, name
+        assert (
+            function.__module__
+            == {  # in the room that its page names
+                "encoder": "retinal_tl.encoders",
+                "pooling": "retinal_tl.classifier",
+                "transfer": "retinal_tl.segmenter",
+                "loss": "retinal_tl.losses",
+            }[registry.kind]
+        )
+        assert set(registry.needs(name)) == said[registry.kind]
+
+
+@pytest.mark.parametrize("name", OWN["encoder"])
+def test_encoders_need_what_they_say(name):
+    needs, segmenter = ENCODERS.needs(name), build_segmenter(name, WIDTH)
+    side, encoder = needs["side_multiple"], encoder_of(segmenter)
+    assert segmenter(np.zeros((1, side, 3 * side, 3))).shape == (1, side, 3 * side, 1)
+    with pytest.raises(Exception):
+        segmenter(np.zeros((1, side, side + side // 2, 3)))
+    assert encoder.compute_output_shape((1, side, side, 3))[0][1] == side // (2 if needs["photo_skip"] else 1)
+    attention, of_twin = (
+        any(isinstance(layer, CBAM) for layer in one.layers)
+        for one in (encoder, build_encoder(needs["attention"], WIDTH))
+    )
+    assert attention == needs["cbam"] != of_twin
+
+
+@pytest.mark.parametrize("name", OWN["pooling"])
+def test_poolings_need_what_they_say(name, photos):
+    needs = POOLINGS.needs(name)
+    classifier = build_classifier("vgg16", WIDTH, name, image_size=SIDE)
+    assert classifier.input_shape[1] == (SIDE if needs["fixed_size"] else None)
+    assert needs["whole_crop"] == any(layer.name == "scores" for layer in classifier.layers)
+    if needs["fixed_size"]:
+        with pytest.raises(RetinalError, match=f"'{name}' needs an image_size"):
+            build_classifier("vgg16", WIDTH, name)
+
+
+@pytest.mark.parametrize("name", OWN["transfer"])
+def test_transfers_need_what_they_say(name):
+    segmenter = build_segmenter("vgg16", WIDTH)
+    if TRANSFERS.needs(name)["stage1"]:
+        with pytest.raises(RetinalError, match=f"'{name}' needs a classifier of stage 1"):
+            transfer_encoder(None, segmenter, name)
+    else:
+        assert transfer_encoder(None, segmenter, name) is segmenter
+
+
+@pytest.mark.parametrize("name", OWN["loss"])
+def test_losses_judge_what_they_say(name):
+    assert LOSSES.needs(name)["image_level"] == name.endswith("bce")
+    if LOSSES.needs(name)["image_level"]:
+        right, wrong = (float(make_loss(name)(np.array([[1.0]]), np.array([[p]]))) for p in (0.9, 0.1))
+        assert right < wrong
+
+
+def two_scales(photo, width, l2, dtype):
+    """An encoder of one's own: two maps, the finest half as large as the photo."""
+    options = LayerOptions(l2, dtype)
+    fine = convolution(photo, 8, "fine", stride=2, options=options)
+    return [fine, convolution(fine, 16, "coarse", stride=2, options=options)]
+
+
+def coarse_only(source, target):
+    """A transfer of one's own: the finest layer stays as it is."""
+    finetune(source, target)
+    target.get_layer("fine").trainable = target.get_layer("fine_bn").trainable = False
+
+
+@pytest.fixture
+def own():
+    """An encoder, a transfer and a loss of one's own, while a test lasts."""
+    ENCODERS.add("two_scales", two_scales, side_multiple=4, photo_skip=True, attention=None)
+    TRANSFERS.add("coarse_only", coarse_only, stage1=True)
+    LOSSES.add("squared", lambda y_true, y_pred: keras.ops.mean((y_true - y_pred) ** 2), image_level=True)
+    yield
+    ENCODERS.remove("two_scales")
+    TRANSFERS.remove("coarse_only")
+    LOSSES.remove("squared")
+
+
+def test_one_call_adds_an_encoder_a_transfer_and_a_loss(own, photos, masks, tmp_path):
+    """Both stages take them as they take the library's own: trained, in mixed precision too, saved and read."""
+    classifier = build_classifier("two_scales", WIDTH, "logsumexp", l2=1e-4)
+    classifier.compile("adam", make_loss("squared+bce"), run_eagerly=True)
+    classifier.fit(photos, masks.max((1, 2)), epochs=1, verbose=0)
+    theirs = snapshot(encoder_of(classifier))
+    segmenter = transfer_encoder(
+        classifier, build_segmenter("two_scales", WIDTH, dtype="mixed_bfloat16", kinds=2), "coarse_only"
+    )
+    assert_equal(theirs, snapshot(encoder_of(segmenter)))
+    segmenter.compile(keras.optimizers.Adam(0.01), make_loss("squared+dice"), run_eagerly=True)
+    segmenter.fit(photos, np.concatenate([masks, masks], -1), batch_size=2, epochs=1, verbose=0)
+    after = snapshot(encoder_of(segmenter))
+    assert {name for (name, path), value in after.items() if not np.array_equal(value, theirs[name, path])} == {
+        "coarse",
+        "coarse_bn",
+    }
+    segmenter.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    assert np.array_equal(np.asarray(segmenter(photos)), np.asarray(again(photos)))
+
+
+def test_what_one_has_not_added_is_one_sentence():
+    for build in (
+        lambda: build_segmenter("two_scales"),
+        lambda: build_classifier("two_scales"),
+        lambda: make_loss("squared+bce"),
+        lambda: transfer_encoder(None, build_segmenter("vgg16", WIDTH), "coarse_only"),
+    ):
+        with pytest.raises(RetinalError, match="There is no "):
+            build()
+
+
+def test_an_encoder_that_does_not_keep_its_promise_is_refused():
+    for side_multiple, photo_skip in ((4, False), (2, True)):
+        ENCODERS.add("broken", two_scales, side_multiple=side_multiple, photo_skip=photo_skip, attention=None)
+        try:
+            with pytest.raises(RetinalError, match="feature maps of the encoder 'broken' have sides"):
+                build_encoder("broken", WIDTH)
+        finally:
+            ENCODERS.remove("broken")
+
+
+@pytest.mark.parametrize("name", OWN["encoder"])
 def test_frozen_stays_and_finetune_moves(name, photos, masks):
-    if keras.backend.backend() != "tensorflow" and not name.endswith("_cbam"):
+    if keras.backend.backend() != "tensorflow" and name not in ("vgg16_cbam", "resnet50_cbam"):
         pytest.skip("the encoder with attention has all of its layers, and XLA takes its time")
     eagerly = (
         keras.backend.backend() == "tensorflow" and name != "vgg16"
@@ -97,7 +241,7 @@ def test_scratch_copies_nothing_and_frees_the_encoder():
     assert encoder_of(segmenter).trainable_weights
 
 
-@pytest.mark.parametrize("transfer", TRANSFERS)
+@pytest.mark.parametrize("transfer", OWN["transfer"])
 def test_a_saved_segmenter_is_the_same_and_as_frozen(transfer, photos, tmp_path):
     segmenter = transfer_encoder(build_classifier("vgg16_cbam", WIDTH), build_segmenter("vgg16_cbam", WIDTH), transfer)
     segmenter.save(tmp_path / "model.keras")
@@ -106,9 +250,9 @@ def test_a_saved_segmenter_is_the_same_and_as_frozen(transfer, photos, tmp_path)
     assert bool(encoder_of(again).trainable_weights) == (transfer != "frozen")
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", OWN["pooling"])
 def test_a_saved_classifier_is_the_same(pooling, photos, tmp_path):
-    classifier = build_classifier("vgg16_cbam", WIDTH, pooling, dense=(8,), image_size=SIDE)
+    classifier = build_classifier("vgg16_cbam", WIDTH, pooling, image_size=SIDE)
     classifier.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert np.array_equal(np.asarray(classifier(photos)), np.asarray(again(photos)))
@@ -127,7 +271,7 @@ def test_a_float32_twin_takes_the_weights_of_mixed_precision(name, photos):
     assert np.abs(first - second).mean() < 0.02
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", OWN["encoder"])
 def test_layer_names_are_stable(name):
     names = [layer.name for layer in build_encoder(name, WIDTH).layers if layer.weights]
     assert len(set(names)) == len(names)

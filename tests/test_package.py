@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.package
+pytestmark = [pytest.mark.slow, pytest.mark.package]
 
 
 def run(*command, cwd, **variables):
@@ -70,7 +70,20 @@ def test_wheel_holds_the_library_alone(distributions):
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"retinal_tl"}
     modules = {path.name for path in (REPOSITORY / "retinal_tl").glob("*.py")}
     assert modules <= {Path(name).name for name in names}
-    assert any(name.endswith("licenses/LICENSE") or name.endswith("dist-info/LICENSE") for name in names)
+
+
+def test_wheel_holds_the_licences_of_code_and_weights(distributions):
+    """CC BY asks that its text, the authors' names and what was changed travel with the weights."""
+    texts = ("LICENSE", "retinal_tl/weights/LICENSE-CC-BY-4.0.txt", "retinal_tl/weights/ATTRIBUTION.md")
+    with zipfile.ZipFile(distributions[1]) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode()
+        beside = {name: archive.read(name).decode() for name in texts[1:]}
+    assert {f"License-File: {name}" for name in texts} <= set(metadata.splitlines())
+    for text in texts:
+        assert any(name.endswith(f"licenses/{text}") for name in names), text
+    assert "Section 8 -- Interpretation." in beside[texts[1]] and "Porwal" in beside[texts[2]]
+    assert "Apache-2.0 AND CC-BY-4.0" in metadata
 
 
 def test_clean_environment_holds_no_training_or_notebook_tools(clean_python, tmp_path):

@@ -13,7 +13,8 @@ from retinal_tl.core import RetinalError
 from retinal_tl.images import list_photos, read_photo
 from retinal_tl.preprocess import FieldOfView, find_field_of_view
 from retinal_tl.quality import LIMITS, Quality, measure_quality, photo_warnings, quality_warnings
-from retinal_tl.synthetic import STYLES, phantom
+from retinal_tl.synthetic import phantom
+from retinal_tl.synthetic_eyes import STYLES
 
 DATA = Path(os.environ.get("RETINAL_TL_DATA") or Path(__file__).parents[2] / "shared" / "data")
 RANDOM = np.random.default_rng(0)

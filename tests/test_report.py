@@ -20,6 +20,8 @@ from retinal_tl.report import PICTURE_SIDE, ReportPhoto, report_html, report_pho
 from retinal_tl.synthetic import phantom
 from toy_runs import toy_card, write_toy_run
 
+pytestmark = pytest.mark.slow
+
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="Chromium is not installed (Debian: apt-get install chromium)"
 )

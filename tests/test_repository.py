@@ -1,4 +1,4 @@
-"""The repository is of one piece: library and README are what the notebooks say, and the notebooks are clean and small."""
+"""The repository is of one piece: library and README are what the notebooks say; the notebooks are clean and small."""
 
 import importlib
 import inspect
@@ -8,17 +8,27 @@ import re
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(
     path
     for path in (REPOSITORY / "nbs").rglob("*.ipynb")
-    if not {".ipynb_checkpoints", "runs", "data"} & set(path.parts)
+    if not {".ipynb_checkpoints", "runs", "data"} & set(path.relative_to(REPOSITORY).parts)
 )
 MEGABYTE = 2**20
+SETTINGS = ConfigParser(delimiters=["="])
+SETTINGS.read(REPOSITORY / "settings.ini", encoding="utf-8")
+WORKFLOWS = {
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in (REPOSITORY / ".github" / "workflows").glob("*.yml")
+}
 
 
 def run(*command, cwd):
@@ -70,7 +80,7 @@ def test_notebooks_are_clean(copy):
 
 
 def test_readme_is_what_the_index_says():
-    run(sys.executable, "tools/readme.py", "--check", cwd=REPOSITORY)
+    run(sys.executable, "tools/build/readme.py", "--check", cwd=REPOSITORY)
 
 
 def test_notebooks_are_small():
@@ -93,7 +103,6 @@ def test_saved_outputs_hold_no_litter():
 
 
 def test_every_notebook_is_in_the_sidebar():
-    yaml = pytest.importorskip("yaml")
     sidebar = yaml.safe_load((REPOSITORY / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
     listed = set(re.findall(r"[\w/]+\.ipynb", str(sidebar)))
     assert listed == {path.relative_to(REPOSITORY / "nbs").as_posix() for path in NOTEBOOKS}
@@ -115,10 +124,12 @@ def public_names():
                 yield f"{path.stem}.{name}", value
 
 
+@pytest.mark.slow
 def test_every_public_name_says_what_it_is():
     assert not [name for name, value in public_names() if not inspect.getdoc(value)]
 
 
+@pytest.mark.slow
 def test_every_signature_can_be_shown():
     """The site evaluates annotations, so a type in quotes has to be importable where it stands."""
     problems = []
@@ -144,3 +155,101 @@ def test_papermill_can_set_the_parameters_of_every_run():
         assert len(tagged) == 1 and "seed = 0" in tagged[0], (
             f"{path.name}: papermill sets parameters after the one cell that has the tag"
         )
+
+
+def requirements(*groups):
+    """The requirements of these groups of settings.ini."""
+    return [Requirement(one) for group in groups for one in SETTINGS["DEFAULT"][group].split()]
+
+
+def constraints():
+    """The versions that were tried, by name; each line of the file gives exactly one."""
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    tried = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"==[\w.]+", str(one.specifier)) for one in tried)
+    versions = {canonicalize_name(one.name): str(one.specifier)[2:] for one in tried}
+    assert len(versions) == len(tried), "a name is there twice"
+    return versions
+
+
+def test_every_requirement_was_tried_in_a_version_that_it_allows():
+    tried = constraints()
+    for one in requirements("requirements", "train_requirements", "dev_requirements"):
+        name = canonicalize_name(one.name)
+        assert name in tried, f"{one.name}: `make upgrade` notes the versions that are installed in constraints.txt"
+        assert tried[name] in one.specifier, f"constraints.txt has {one.name} {tried[name]}, settings.ini wants {one}"
+
+
+def test_make_install_takes_the_constraints():
+    text = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^\$\(INSTALLED\): .*\bconstraints\.txt\b", text, re.M), "a new constraint is installed"
+    assert re.search(r"pip install .*-c constraints\.txt", text)
+
+
+def test_the_citation_has_the_version_of_the_settings():
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation), "what the citation file format requires"
+    assert citation["version"] == SETTINGS["DEFAULT"]["version"]
+    authors = [*citation["authors"], *citation["preferred-citation"]["authors"]]
+    assert all("name" in author or "family-names" in author for author in authors)
+
+
+def test_forms_for_issues_are_whole():
+    for path in (REPOSITORY / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        form = yaml.safe_load(path.read_text(encoding="utf-8"))
+        ids = [field["id"] for field in form.get("body", ()) if "id" in field]
+        assert len(ids) == len(set(ids))
+        assert path.stem == "config" or {"name", "description", "body"} <= set(form), path.name
+
+
+def test_the_workflows_check_every_python_and_both_systems():
+    assert set(WORKFLOWS) == {"docs", "release", "test"} and all("jobs" in one for one in WORKFLOWS.values())
+    check, whole = (WORKFLOWS["test"]["jobs"][name] for name in ("check", "test"))
+    assert check["strategy"]["matrix"] == dict(system=["ubuntu-latest", "macos-latest"], python=["3.11", "3.13"])
+    assert check["runs-on"] == "${{ matrix.system }}" and check["steps"][-1] == dict(run="make check")
+    assert whole["strategy"]["matrix"] == dict(python=["3.11", "3.12", "3.13"])
+    assert whole["steps"][-1] == dict(run="bash .ci/run")
+    setup = (REPOSITORY / "setup.py").read_text(encoding="utf-8")
+    assert all(f'"{one}"' in setup for one in whole["strategy"]["matrix"]["python"]), "the classifiers name the same"
+
+
+def test_a_newer_push_ends_the_run_of_the_older():
+    concurrency = WORKFLOWS["test"]["concurrency"]
+    assert concurrency["cancel-in-progress"] is True
+    assert "github.ref" in concurrency["group"], "another branch's run goes on"
+
+
+def test_dependabot_looks_at_packages_and_actions():
+    updates = yaml.safe_load((REPOSITORY / ".github" / "dependabot.yml").read_text(encoding="utf-8"))["updates"]
+    found = {one["package-ecosystem"]: one for one in updates}
+    assert set(found) == {"pip", "github-actions"}
+    assert all(one["schedule"]["interval"] == "weekly" for one in found.values())
+    ignored = {one["dependency-name"] for one in found["pip"]["ignore"]}
+    held = {
+        one.name
+        for one in requirements("dev_requirements")
+        if "nbdev" in one.name or one.name in ("execnb", "fastcore")
+    }
+    assert ignored == held, "nbdev stays where it is, and what it stands on"
+
+
+def test_commits_and_make_check_look_at_the_same():
+    """Style, types, the library: each is part of both."""
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    entries = {hook["id"]: hook["entry"] for hook in hooks}
+    recipe = re.search(r"^check:.*\n((?:\t.+\n)+)", makefile, re.M)[1]
+    for command in ("ruff check", "ruff format", "mypy", "pytest"):
+        assert f"$(BIN)/{command}" in recipe or f"-m {command}" in recipe
+    assert {"ruff-check", "ruff-format", "mypy", "nbdev-clean", "nbdev-export", "readme"} == set(entries)
+    scripts = {entry.split()[1] for entry in entries.values() if entry.startswith("python ")}
+    assert all((REPOSITORY / script).exists() for script in scripts)
+
+
+def test_scripts_that_are_named_are_there():
+    """The folder of a script may change; whoever names it is to follow. Results keep the command of their day."""
+    named = re.compile(r"\btools/[\w/]+\.py\b")
+    files = [*NOTEBOOKS, *REPOSITORY.glob("*.md"), *(REPOSITORY / "tools").rglob("*.py"), REPOSITORY / "Makefile"]
+    found = {(path.name, name) for path in files for name in named.findall(path.read_text(encoding="utf-8"))}
+    assert len(found) > 10
+    assert not [f"{file}: {name}" for file, name in found if not (REPOSITORY / name).exists()]

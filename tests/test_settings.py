@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from retinal_tl import settings as module
+from retinal_tl.cards import FLIPS
 from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.registries import ENCODERS, LOSSES, POOLINGS, TRANSFERS
 from retinal_tl.settings import (
@@ -91,7 +92,7 @@ def test_nothing_else_is_true_or_false(value):
 
 
 def test_flips():
-    assert [settings_for(Stage2, dict(flips=word)).flips for word in module.FLIPS] == list(module.FLIPS)
+    assert [settings_for(Stage2, dict(flips=word)).flips for word in FLIPS] == list(FLIPS)
     assert {preset: table["stage2"]["flips"] for preset, table in PRESETS.items()} == dict(
         demo="all", paper="none", best="all"
     )
@@ -263,6 +264,7 @@ def test_the_backend_that_keras_would_take(machine, monkeypatch, text, backend):
     assert keras_backend() == "torch"
 
 
+@pytest.mark.slow
 def test_the_backend_is_that_of_keras(tmp_path):
     """The same before and after Keras is loaded, wherever it finds it written."""
     (tmp_path / "keras.json").write_text(json.dumps(dict(backend="jax")))

@@ -1,43 +1,34 @@
 """The tables and the transfer study at toy size: what they reuse, a kill in the middle, and the dry run.
 
-One test trains, in processes of its own, and is killed half-way. The others put a double in the place of the two stages: it leaves a run folder as they do,
-with the card that the settings ask for, and no training behind it.
+One test trains, in processes of its own, and is killed half-way. The others put a double in the place of `run`: it
+leaves a run folder as that does, with the card that the plan asks for, and no training behind it.
 """
 
 import csv
-import json
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 
-import retinal_tl.studies
-from retinal_tl.cards import read_card
-from retinal_tl.core import LESIONS, RetinalError
-from retinal_tl.metrics import BINS, PixelHistogram, pixel_histogram
-from retinal_tl.runs import Stage1, Stage2, open_data, photo_name, settings_for
-from retinal_tl.studies import (
-    Tables,
-    Transfer,
-    find_runs,
-    plot_attention,
-    plot_learning,
-    plot_photos,
-    read_histograms,
-    read_results,
-    run_tables,
-    run_transfer,
-    study_parameters,
-    table_jobs,
-    transfer_jobs,
-)
+from retinal_tl.cards import read_card, write_card
+from retinal_tl.core import RetinalError, file_digest
+from retinal_tl.leakage import write_signatures
+from retinal_tl.metrics import BINS, PixelHistogram, average_precision, pixel_histogram
+from retinal_tl.paper_tables import Tables, run_tables, table_plans
+from retinal_tl.plans import Plan
+from retinal_tl.run_folders import first_card
+from retinal_tl.studies import read_results, study_parameters
 from retinal_tl.synthetic import write_synthetic
-from toy_runs import toy_card, toy_model, write_run
+from retinal_tl.transfer_pictures import plot_attention, plot_learning, plot_photos
+from retinal_tl.transfer_study import Transfer, run_transfer, transfer_plans
+from toy_runs import toy_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = dict(
@@ -59,23 +50,30 @@ TRANSFER = TINY | dict(lesion="hemorrhages", encoder="vgg16", photos="2+5")
 KILLED = TRANSFER | dict(seeds=1, arms="scratch+frozen", photos="", attention=False)
 
 
+def silent(line: str) -> None:
+    """A report that nobody reads."""
+
+
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory) -> str:
     return str(write_synthetic(tmp_path_factory.mktemp("data") / "phantoms", count=24, size=160, seed=1, workers=2))
 
 
 def process(parameters: dict) -> subprocess.Popen:
-    code = f"from retinal_tl.studies import run_transfer; run_transfer(lambda line: print(line, flush=True), **{parameters!r})"
+    call = f"run_transfer(lambda line: print(line, flush=True), **{parameters!r})"
+    code = f"from retinal_tl.transfer_study import run_transfer; {call}"
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_study_goes_on(phantoms, tmp_path):
     parameters = KILLED | dict(data_root=phantoms, output=str(tmp_path / "runs"), results=str(tmp_path / "results"))
     broken = process(parameters)
     before = []
     for line in broken.stdout:
         before.append(line)
-        if line.startswith("epoch 1/2"):
+        if line.startswith("epoch 1/2:"):
             break
     broken.send_signal(signal.SIGKILL)
     broken.wait()
@@ -86,25 +84,19 @@ def test_a_killed_study_goes_on(phantoms, tmp_path):
 
     again = process(parameters)
     said, _ = again.communicate(timeout=900)
-    assert (
-        again.returncode == 0
-        and "3 trainings: 1 finished before, 1 to go on with, 1 to make." in said
-        and "goes on" in said
-    ), said
-    assert "1 of 3: " not in said and said.count("epoch 1/2") == 1  # not the stage 1, not the epoch that was done
+    counted = "3 trainings: 1 finished before, 1 to go on with, 1 to make."
+    assert again.returncode == 0 and counted in said and "goes on" in said, said
+    assert "1 of 3: " not in said and said.count("epoch 1/2:") == 1  # not the stage 1, not the epoch that was done
     cards = [read_card(path.parent) for path in (tmp_path / "runs").glob("stage2-*/card.json")]
-    assert (
-        {card["transfer"] for card in cards} == {"scratch", "frozen"}
-        and cards[0]["split"] == cards[1]["split"]
-        and cards[0]["parents"] == cards[1]["parents"]
-    )
+    assert {card.transfer for card in cards} == {"scratch", "frozen"}
+    assert cards[0].split == cards[1].split and cards[0].parents == cards[1].parents
     results = read_results(tmp_path / "results" / "transfer_folder.json")
     for row in results["rows"]:
         folder = tmp_path / "runs" / row["run"]
         with open(folder / "history.csv", newline="") as file:
             history = list(csv.DictReader(file))
         if row["measured"] == "at the end":
-            assert row["aupr"] == read_card(folder)["metrics"]["validation"]["aupr"]
+            assert row["aupr"] == read_card(folder).metrics["validation"]["hemorrhages"]["aupr"]
         else:
             assert float(history[row["step"] // 2 - 1]["aupr"]) == row["aupr"]
     assert len(results["rows"]) == 2 * (2 + 1) and all(one["photos_interval"] for one in results["comparisons"])
@@ -117,135 +109,54 @@ def few_levels(histogram: PixelHistogram) -> PixelHistogram:
 
 
 class Double:
-    """Stands for both stages: run folders with the right cards, where `finetune` is better than `scratch` and that better than `frozen`."""
+    """Stands for `run`: folders with the right cards, `finetune` better than `scratch`, that better than `frozen`."""
 
     LEVEL = {"finetune": 2.4, "scratch": 2.0, "frozen": 1.6}
 
     def __init__(self):
-        self.trained = []
+        self.trained: list[str] = []
 
-    def stage1(self, report, **parameters):
-        return self._run(Stage1, parameters, {})
-
-    def stage2(self, report, **parameters):
-        parent = read_card(parameters["stage1_run"])
-        assert (
-            parent["kind"] == "classifier"
-            and parent["encoder"] == parameters["encoder"]
-            and parent["training"]["seed"] == parameters["seed"]
+    def __call__(self, plan: Plan, report) -> Path:
+        for parent in plan.parents:
+            assert read_card(parent.folder).run_id == parent.run_id, "stage 1 comes first"
+        folder, names = plan.folder, sorted(one.name for one in plan.split.validation)
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(
+            toy_model("segmenter" if plan.lesions else "classifier").SerializeToString()
         )
-        return self._run(Stage2, parameters, parent)
-
-    def _run(self, stage, parameters, parent):
-        settings = settings_for(stage, parameters)
-        names = sorted(
-            photo_name(example) for example in open_data(settings.data, settings.data_root, settings.csv).examples
-        )
-        count = getattr(settings, "training_photos", None) or len(names) - 6
-        name = f"stage{1 if stage is Stage1 else 2}-{len(list(Path(settings.output).glob('stage*')))}"
-        training = asdict(settings) | dict(seconds=10.0, epochs_trained=settings.epochs)
-        card = toy_card(
-            "classifier" if stage is Stage1 else "segmenter", getattr(settings, "lesion", "exudates")
-        ) | dict(
-            name=name,
-            encoder=settings.encoder,
-            width=settings.width,
-            training=training,
-            versions={},
-            hardware="a double",
-            data=dict(name=settings.data),
-            split=dict(training=names[6 : 6 + count], validation=names[:6], test=[]),
-            parents=[]
-            if stage is Stage1
-            else [
-                dict(
-                    name=parent["name"],
-                    kind=parent["kind"],
-                    model=parent["files"]["model.onnx"],
-                    training=parent["training"],
-                    metrics=parent["metrics"],
-                )
-            ],
-        )
-        folder = Path(settings.output) / name
-        if stage is Stage1:
-            metrics = dict(
-                accuracy=0.75,
-                accuracy_interval=[0.5, 1.0],
-                recall=0.5,
-                precision=1.0,
-                auc=0.875,
-                auc_interval=[0.75, 1.0],
-                trivial_accuracy=0.5,
-                images=6,
-            )
-        else:
-            card["transfer"] = settings.transfer
-            metrics = self._measures(folder, settings, names[:6], np.log10(count))
-        write_run(folder, toy_model(card["kind"]), card | dict(metrics=dict(validation=metrics)))
-        card = read_card(folder)
-        from retinal_tl.cards import write_card
-
-        write_card(folder, card | dict(files=card["files"] | {"model.keras": card["files"]["model.onnx"]}))
-        self.trained.append(name)
+        (folder / "model.keras").write_text(plan.run_id)
+        files = {name: file_digest(folder / name) for name in ("model.onnx", "model.keras")}
+        write_signatures(folder / "signatures.npz", plan.guarded.signatures)
+        figures = self._segmenter(plan, folder, names) if plan.lesions else self._classifier()
+        card = first_card(plan, "a double")
+        training = replace(card.training, seconds=10.0, epochs=plan.settings.epochs)
+        write_card(folder, replace(card, status="finished", files=files, training=training, metrics=figures))
+        self.trained.append(folder.name)
         return folder
 
-    def _measures(self, folder, settings, names, more):
-        from retinal_tl.metrics import average_precision
+    def _classifier(self) -> dict:
+        figures = dict(accuracy=0.75, recall=0.5, precision=1.0, auc=0.875, trivial_accuracy=0.5, images=6)
+        return dict(validation=figures | dict(accuracy_interval=[0.5, 1.0], auc_interval=[0.75, 1.0]))
 
+    def _segmenter(self, plan: Plan, folder: Path, names: list[str]) -> dict:
+        settings, [lesion] = plan.settings, plan.lesions
+        skill = self.LEVEL[settings.transfer] + np.log10(len(plan.split.training)) / 4 + settings.seed / 10
         counted = {}
         for i, name in enumerate(names):
             rng = np.random.default_rng(i)
             mask = rng.random(3000) < 0.05
-            counted[name] = few_levels(
-                pixel_histogram(
-                    1
-                    / (
-                        1
-                        + np.exp(
-                            -(
-                                mask * (self.LEVEL[settings.transfer] + more / 4 + settings.seed / 10)
-                                + rng.normal(size=3000)
-                            )
-                        )
-                    ),
-                    mask,
-                )
-            )
-        folder.mkdir(parents=True)
-        np.savez(
-            folder / "histograms.npz",
-            names=np.array(names),
-            counts=np.stack([one.counts for one in counted.values()]),
-            levels=counted[names[0]].levels,
-        )
+            score = mask * skill + rng.normal(size=3000)
+            counted[name] = few_levels(pixel_histogram(1 / (1 + np.exp(-score)), mask))
+        counts = np.stack([one.counts for one in counted.values()])
+        levels = counted[names[0]].levels
+        np.savez(folder / f"{lesion}_histograms.npz", names=np.array(names), counts=counts, levels=levels)
         aupr = average_precision(sum(counted.values()))
-        (folder / "history.csv").write_text(
-            "epoch,loss,learning_rate,aupr,seconds\n"
-            + "".join(f"{i + 1},1,0.001,{aupr * (i + 1) / settings.epochs},2.5\n" for i in range(settings.epochs))
-        )
+        rows = [f"{i + 1},1,0.001,{aupr * (i + 1) / settings.epochs},2.5\n" for i in range(settings.epochs)]
+        (folder / "history.csv").write_text("epoch,loss,learning_rate,aupr,seconds\n" + "".join(rows))
         each = [dict(name=name, aupr=average_precision(one)) for name, one in counted.items()]
-        return dict(
-            aupr=aupr,
-            aupr_interval=[aupr / 2, aupr * 1.5],
-            dice=0.5,
-            dice_interval=[0.25, 0.75],
-            accuracy=0.9,
-            sensitivity=0.8,
-            specificity=0.95,
-            trivial_accuracy=0.95,
-            images=6,
-            per_image=each,
-        )
-
-
-@pytest.fixture
-def double(monkeypatch) -> Double:
-    double = Double()
-    monkeypatch.setattr(retinal_tl.studies, "run_stage1", double.stage1)
-    monkeypatch.setattr(retinal_tl.studies, "run_stage2", double.stage2)
-    monkeypatch.setattr("keras.utils.clear_session", lambda: None)  # a second each, and the double makes no model
-    return double
+        figures = dict(aupr=aupr, dice=0.5, accuracy=0.9, sensitivity=0.8, specificity=0.95, trivial_accuracy=0.95)
+        intervals = dict(aupr_interval=[aupr / 2, aupr * 1.5], dice_interval=[0.25, 0.75])
+        return dict(validation={lesion: figures | intervals | dict(images=len(names), per_image=each, threshold=0.5)})
 
 
 @pytest.fixture
@@ -253,184 +164,150 @@ def places(phantoms, tmp_path) -> dict:
     return dict(data_root=phantoms, output=str(tmp_path / "runs"), results=str(tmp_path / "results"))
 
 
-def test_the_study_finds_what_was_put_into_it(double, places):
-    results = read_results(run_transfer(lambda line: None, **TRANSFER | places))
+def test_the_study_finds_what_was_put_into_it(places):
+    double = Double()
+    results = read_results(run_transfer(silent, double, **TRANSFER | places))
     assert len(double.trained) == 3 * (4 + 2 * 3 + 4) and len(results["rows"]) == 3 * (3 + 2 * 3 + 3) * (2 + 1)
-    assert {row["photos"] for row in results["rows"]} == {2, 5, 18}
+    counts = {row["photos"] for row in results["rows"]}
+    assert {2, 5} < counts and len(counts) == 3
     for one in results["comparisons"]:
         if one["minus"] == "scratch":
-            assert (
-                (one["aupr"] > 0)
-                == (one["arm"] == "finetune")
-                == (one["photos_interval"][0] > 0)
-                == (one["seeds_interval"][0] > 0)
-            )
-        if one["minus"] == "without CBAM":
-            assert one["aupr"] == pytest.approx(0) and one["photos_interval"] == pytest.approx(
-                [0, 0]
-            )  # the double knows no attention
-    assert [one["minus"] for one in results["comparisons"]].count("scratch") == 2 * 4 and [
-        one["minus"] for one in results["comparisons"]
-    ].count("without CBAM") == 3
+            better = [one["aupr"] > 0, one["photos_interval"][0] > 0, one["seeds_interval"][0] > 0]
+            assert better == [one["arm"] == "finetune"] * 3
+        if one["minus"] == "without CBAM":  # the double knows no attention
+            assert one["aupr"] == pytest.approx(0) and one["photos_interval"] == pytest.approx([0, 0])
+    kinds = [one["minus"] for one in results["comparisons"]]
+    assert kinds.count("scratch") == 2 * 4 and kinds.count("without CBAM") == 3
     times = {one["arm"]: one for one in results["times"]}
-    assert (
-        times["finetune"]["steps"] == 4
-        and times["finetune"]["seconds_with_stage1"] == 5 + 10
-        and times["scratch"]["seconds_with_stage1"] == 5
-    )
+    assert times["finetune"]["steps"] == 4 and times["finetune"]["seconds_with_stage1"] == 5 + 10
+    assert times["scratch"]["seconds_with_stage1"] == 5
     assert times["frozen"]["reached"] == 0 and times["frozen"]["steps"] is None
-    assert (
-        len(plot_learning(results).axes) == 3
-        and len(plot_photos(results).axes[0].get_xticks()) == 3
-        and len(plot_attention(results).axes[0].lines) == 3
-    )
+    assert len(plot_learning(results).axes) == 3 and len(plot_photos(results).axes[0].get_xticks()) == 3
+    assert len(plot_attention(results).axes[0].lines) == 3
     origin = results["provenance"]
-    assert (
-        origin["command"].startswith("papermill nbs/run_transfer.ipynb")
-        and "-p photos 2+5" in origin["command"]
-        and origin["seeds"] == [0, 1, 2]
-        and origin["split"]["seed"] == [0]
-    )
-    assert {"data", "split", "hardware", "versions", "commit", "runs"} <= set(origin) and len(origin["runs"]) == len(
-        double.trained
-    )
-    assert {row["run"] for row in results["rows"]} <= {run["folder"] for run in origin["runs"].values()} and len(
-        results["stage1"]
-    ) == 6
+    assert origin["command"].startswith("papermill nbs/run_transfer.ipynb") and "-p photos 2+5" in origin["command"]
+    assert origin["seeds"] == [0, 1, 2] and origin["split"]["seed"] == [0]
+    assert {"data", "split", "hardware", "versions", "commit", "runs"} <= set(origin)
+    assert len(origin["runs"]) == len(double.trained) and len(results["stage1"]) == 6
+    assert {row["run"] for row in results["rows"]} <= {run["folder"] for run in origin["runs"].values()}
 
 
-def test_what_is_finished_is_not_trained_again(double, places, tmp_path):
-    small = TRANSFER | places | dict(attention=False, photos="")
-    path = run_transfer(lambda line: None, **small)
+def states(small: dict, **changes: object) -> list[str]:
+    """What is there of a study, a word for each plan."""
+    plans = transfer_plans(*study_parameters(Transfer, small | changes))
+    return [plan.state for plan in plans.values()]
+
+
+def test_what_is_finished_is_not_trained_again(places, tmp_path, phantoms):
+    small, double = TRANSFER | places | dict(attention=False, photos=""), Double()
+    path = run_transfer(silent, double, **small)
     first, trained = path.with_suffix(".csv").read_bytes(), len(double.trained)
-    assert (
-        run_transfer(lambda line: None, **small).with_suffix(".csv").read_bytes() == first
-        and len(double.trained) == trained == 3 * 4
-    )
-    run_transfer(lambda line: None, **small | dict(photos="5"))
+    assert run_transfer(silent, double, **small).with_suffix(".csv").read_bytes() == first
+    assert len(double.trained) == trained == 3 * 4
+    run_transfer(silent, double, **small | dict(photos="5"))
     assert len(double.trained) == trained + 3 * 3  # a larger study begins with the runs of the smaller one
-    found = lambda **changes: len(find_runs(transfer_jobs(*study_parameters(Transfer, small | changes))))
-    assert found() == 12 and found(epochs=3) == 3 and found(seeds=1) == 4
-    assert (
-        found(stage1_epochs=2)
-        == found(seed=7)
-        == found(resume=False)
-        == found(diameter=240)
-        == found(output=str(tmp_path / "elsewhere"))
-        == 0
-    )
-    card = Path(places["output"]) / double.trained[0] / "card.json"
-    card.write_text(card.read_text().replace("folder:", "other:"))
-    assert found() == 12 - 4  # a stage 1 of other photographs is another one, and so are the runs that began from it
+    assert states(small).count("finished") == 12 and states(small, epochs=3).count("finished") == 3
+    assert states(small, seeds=1).count("finished") == 4
+    elsewhere = dict(output=str(tmp_path / "elsewhere"))
+    for changes in (dict(stage1_epochs=2), dict(seed=7), dict(diameter=240), elsewhere):
+        assert "finished" not in states(small, **changes)
 
 
-def test_one_stage1_for_all_seeds(double, places):
-    run_transfer(lambda line: None, **TRANSFER | places | dict(attention=False, photos="", seeds=1, arms="scratch"))
+def test_a_subset_of_the_photographs_is_another_study(places, tmp_path, phantoms):
+    """Runs and studies disagreed: a study took runs whose photographs were a part of its own."""
+    small, double = TRANSFER | places | dict(attention=False, photos="", seeds=1), Double()
+    run_transfer(silent, double, **small)
+    fewer = write_synthetic(tmp_path / "fewer", count=23, size=160, seed=1, workers=2)
+    assert "finished" in states(small) and "finished" not in states(small | dict(data_root=str(fewer)))
+    assert {path.name for path in (fewer / "images").iterdir()} < {
+        path.name for path in Path(phantoms, "images").iterdir()
+    }
+
+
+def test_one_stage1_for_all_seeds(places):
+    double = Double()
+    run_transfer(silent, double, **TRANSFER | places | dict(attention=False, photos="", seeds=1, arms="scratch"))
     given = dict(stage1_run=str(Path(places["output"]) / double.trained[0]), encoder=None, width=None)
-    jobs = transfer_jobs(*study_parameters(Transfer, TRANSFER | places | given))
-    assert (
-        len(jobs) == 3 * 3 * 3
-        and {job.stage for job in jobs} == {2}
-        and {job.parameters["encoder"] for job in jobs} == {"vgg16"}
-        and {job.parameters["width"] for job in jobs} == {0.05}
-    )
-    with pytest.raises(RetinalError, match="vgg16"):
-        transfer_jobs(*study_parameters(Transfer, TRANSFER | places | given | dict(encoder="resnet50")))
-    with pytest.raises(RetinalError, match="run of stage 1"):
-        transfer_jobs(
-            *study_parameters(
-                Transfer, TRANSFER | places | given | dict(stage1_run=str(Path(places["output"]) / double.trained[1]))
-            )
-        )
+    plans = transfer_plans(*study_parameters(Transfer, TRANSFER | places | given))
+    assert {plan.stage for plan in plans.values()} == {"stage2"} and len(plans) == 3 * 3 * 3
+    assert {plan.parent("stage1").folder.name for plan in plans.values()} == {double.trained[0]}
+    assert {(plan.settings.encoder, plan.settings.width) for plan in plans.values()} == {("vgg16", 0.05)}
+    second = str(Path(places["output"]) / double.trained[1])
+    for wrong, part in ((given | dict(encoder="resnet50"), "leave encoder out"), (dict(stage1_run=second), "stage 1")):
+        with pytest.raises(RetinalError, match=part):
+            transfer_plans(*study_parameters(Transfer, TRANSFER | places | wrong))
+    results = read_results(run_transfer(silent, double, **TRANSFER | places | given | dict(photos="")))
+    assert len(results["stage1"]) == 1 and results["stage1"][0]["run"] == double.trained[0]
 
 
-def test_runs_judged_on_different_photographs_are_not_compared(double, places):
-    small = TRANSFER | places | dict(attention=False, photos="", seeds=1, arms="scratch+frozen")
-    run_transfer(lambda line: None, **small)
-    path = Path(places["output"]) / double.trained[-1] / "card.json"
-    card = json.loads(path.read_text())
-    card["split"]["validation"].pop()
-    path.write_text(json.dumps(card))
-    with pytest.raises(RetinalError, match="other photographs"):
-        run_transfer(lambda line: None, **small)
+def test_judged_on_other_photographs_is_refused(places):
+    double = Double()
+    path = run_transfer(silent, double, **TRANSFER | places | dict(attention=False, photos="", seeds=1))
+    assert path.exists()
+    for name in double.trained:
+        folder = Path(places["output"]) / name
+        card = read_card(folder)
+        if card.kind == "segmenter":
+            write_card(folder, replace(card, split=replace(card.split, validation=("folder:other.jpg",))))
+            break
+    with pytest.raises(RetinalError, match="judged on other photographs"):
+        run_transfer(silent, double, **TRANSFER | places | dict(attention=False, photos="", seeds=1))
 
 
-def test_tables(double, places):
-    path = run_tables(lambda line: None, **TABLES | places)
+def test_tables(places):
+    double = Double()
+    assert len(table_plans(*study_parameters(Tables, TABLES | places))) == 2 * (1 + 2)
+    said: list[str] = []
+    assert run_tables(said.append, double, **TABLES | places | dict(dry=True)) is None and not double.trained
+    assert said[0].startswith("6 trainings: 0 finished before, 0 to go on with, 6 to make.")
+    path = run_tables(silent, double, **TABLES | places)
     results = read_results(path)
     assert len(double.trained) == 2 * (1 + 2)
-    mine = {
-        (row["table"], row["lesion"], row["method"], row["metric"]): row
-        for row in results["rows"]
-        if row["source"].startswith("this study, 6 validation")
-    }
+    key = lambda row: (row["table"], row["lesion"], row["method"], row["metric"])
+    mine = {key(row): row for row in results["rows"] if row["source"].startswith("this study, ")}
     assert [mine[1, None, "resnet50_cbam", "auc"][name] for name in ("value", "low", "high")] == [0.875, 0.75, 1.0]
-    assert (
-        mine[2, "hemorrhages", "vgg16", "dice"]["high"] == 0.75
-        and mine[2, "exudates", "vgg16", "hours"]["value"] == pytest.approx(10 / 3600)
-        and len(mine) == 2 * 6 + 4 * 7
-    )
-    published = {
-        (row["table"], row["method"], row["metric"]): row["value"]
-        for row in results["rows"]
-        if row["source"].startswith("published") and row["lesion"] in (None, "hemorrhages")
-    }
-    assert (
-        published[1, "vgg16", "recall"] == 0.92
-        and published[2, "vgg16", "sensitivity"] == 0.8021
-        and published[2, "Aziz", "f1"] == 0.7225
-    )
+    assert mine[2, "hemorrhages", "vgg16", "dice"]["high"] == 0.75
+    assert mine[2, "exudates", "vgg16", "hours"]["value"] == pytest.approx(10 / 3600)
+    assert len(mine) == 2 * 6 + 4 * 7
+    printed = [row for row in results["rows"] if row["source"].startswith("published")]
+    by_key = {key(row): row["value"] for row in printed if row["lesion"] in (None, "hemorrhages")}
+    assert by_key[1, None, "vgg16", "recall"] == 0.92 and by_key[2, "hemorrhages", "vgg16", "sensitivity"] == 0.8021
+    assert by_key[2, "hemorrhages", "Aziz", "f1"] == 0.7225
     assert path.with_name(results["figure"]).read_bytes().startswith(b"\x89PNG")
-    run_tables(lambda line: None, **TABLES | places)
-    assert (
-        len(double.trained) == 2 * (1 + 2)
-        and len(find_runs(table_jobs(*study_parameters(Tables, TABLES | places)))) == 6
-    )
+    run_tables(silent, double, **TABLES | places)
+    assert len(double.trained) == 2 * (1 + 2)
 
 
 def papermill(notebook: str, output: Path, parameters: dict, cwd: Path) -> str:
     words = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
-    done = subprocess.run(
-        [sys.executable, "-m", "papermill", str(REPOSITORY / "nbs" / notebook), str(output), *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        stdin=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "papermill", str(REPOSITORY / "nbs" / notebook), str(output), *words]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr[-3000:]
     return "\n".join(str(output) for cell in nbformat.read(output, 4).cells for output in cell.get("outputs", []))
 
 
-def test_the_notebooks_draw_from_the_files(double, places, tmp_path):
-    """Everything was trained before; the notebooks, in kernels without the double, find it."""
-    run_transfer(lambda line: None, **TRANSFER | places)
+@pytest.mark.slow
+def test_the_notebooks_draw_from_the_files(places, tmp_path):
+    """Everything was made before; the notebooks, in kernels without the double, find it."""
+    double = Double()
+    run_transfer(silent, double, **TRANSFER | places)
     shown = papermill("run_transfer.ipynb", tmp_path / "transfer.ipynb", TRANSFER | places, tmp_path)
-    assert (
-        "42 finished before, 0 to go on with, 0 to make" in shown
-        and shown.count("image/png") == 3
-        and "AUPR minus that of scratch" in shown
-        and "AUPR minus that without CBAM" in shown
-    )
-    run_tables(lambda line: None, **TABLES | places)
+    assert "42 finished before, 0 to go on with, 0 to make" in shown and shown.count("image/png") == 3
+    assert "AUPR minus that of scratch" in shown and "AUPR minus that without CBAM" in shown
+    run_tables(silent, double, **TABLES | places)
     shown = papermill("run_tables.ipynb", tmp_path / "tables.ipynb", TABLES | places, tmp_path)
-    assert (
-        "6 finished before" in shown
-        and shown.count("image/png") == 1
-        and "published by Ortiz-Feregrino et al., on other data" in shown
-    )
+    assert "6 finished before" in shown and shown.count("image/png") == 1
+    assert "published by Ortiz-Feregrino et al., on other data" in shown
 
 
-def test_a_dry_run_trains_nothing(tmp_path):
-    parameters = TABLES | dict(
-        dry=True, data_root=str(tmp_path / "none"), output=str(tmp_path / "runs"), results=str(tmp_path / "results")
-    )
-    shown = papermill("run_tables.ipynb", tmp_path / "executed.ipynb", parameters, tmp_path)
-    assert (
-        "6 trainings: 0 finished before, 0 to go on with, 6 to make." in shown
-        and "hemorrhages, resnet50_cbam, frozen" in shown
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["executed.ipynb"]
+def test_a_dry_run_trains_nothing(phantoms, tmp_path):
+    places = dict(data_root=phantoms, output=str(tmp_path / "runs"), results=str(tmp_path / "results"))
+    said: list[str] = []
+    assert run_tables(said.append, **TABLES | places | dict(dry=True)) is None
+    assert said[0] == "6 trainings: 0 finished before, 0 to go on with, 6 to make."
+    assert any("hemorrhages, resnet50_cbam, frozen" in line for line in said)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["cache"]
 
 
 def test_wrong_parameters_are_found_before_any_work(tmp_path):
@@ -442,132 +319,5 @@ def test_wrong_parameters_are_found_before_any_work(tmp_path):
         (run_transfer, dict(stage1_run=str(tmp_path / "nowhere")), "no such run"),
     ]:
         with pytest.raises(RetinalError, match=part):
-            function(print, **dict(output=str(tmp_path / "runs")) | wrong)
+            function(silent, **dict(output=str(tmp_path / "runs")) | wrong)
     assert not list(tmp_path.iterdir())
-
-
-def test_histograms_of_a_run_without_any_are_none(tmp_path):
-    assert read_histograms(tmp_path) is None
-
-
-def test_what_was_tried_is_compared_with_the_study_and_trains_what_is_missing(double, places, tmp_path, monkeypatch):
-    import transfer_tried
-
-    monkeypatch.setattr(transfer_tried, "run_stage1", lambda **parameters: double.stage1(None, **parameters))
-    monkeypatch.setattr(transfer_tried, "run_stage2", lambda **parameters: double.stage2(None, **parameters))
-    study = run_transfer(lambda line: None, **TRANSFER | places | dict(attention=False, photos="2"))
-    table, ideas = (
-        tmp_path / "tried.csv",
-        ["as the study, frozen", "as the study, finetune", "classifier with max pooling"],
-    )
-    command = [
-        "transfer_tried",
-        str(table),
-        "--study",
-        str(study),
-        "--runs",
-        str(tmp_path / "other_runs"),
-        "--ideas",
-        *ideas,
-    ]
-    monkeypatch.setattr(sys, "argv", command)
-    before = len(double.trained)
-    transfer_tried.main()
-    with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert (
-        [row["idea"] for row in rows] == ideas
-        and {row["seeds"] for row in rows} == {"3"}
-        and {row["photos"] for row in rows} == {"6"}
-    )
-    assert [float(row["low"]) > 0 for row in rows] == [False, True, True] and float(
-        rows[0]["high"]
-    ) < 0  # as was put into the double
-    assert rows[1]["gain"] == rows[2]["gain"] != rows[0]["gain"]  # the double knows no pooling
-    assert (
-        len(double.trained) - before == 3 * 4 + 3 * 2
-    )  # no run of the study was there: its four for each seed, then a classifier and a segmenter for the idea
-    monkeypatch.setattr(sys, "argv", command + ["--seeds", "1"])
-    transfer_tried.main()
-    assert (
-        len(double.trained) - before == 3 * 4 + 3 * 2 + 2
-    )  # the arms are there; the double knows nothing of earlier runs of the idea
-
-
-def test_ideas_are_compared_by_photograph_over_both_folds(tmp_path, monkeypatch):
-    import ablation_folds
-
-    trained = []
-
-    def stage2(**settings):
-        """A run whose maps are good where the network has twice the channels, and poor elsewhere."""
-        trained.append(settings)
-        folder, rng, truth = (
-            tmp_path / f"run{len(trained)}",
-            np.random.default_rng(settings["fold"]),
-            np.zeros(400, bool),
-        )
-        truth[:40] = True
-        write_run(
-            folder,
-            toy_model(),
-            toy_card("segmenter", list(LESIONS), threshold=dict.fromkeys(LESIONS, 0.5), hardware="a drawing board"),
-        )
-        for lesion in LESIONS:
-            maps = [truth * (0.5 if settings["width"] == 0.5 else 0.1) + 0.5 * rng.random(400) for _ in range(6)]
-            counted = [few_levels(pixel_histogram(probability.astype(np.float32), truth)) for probability in maps]
-            np.savez(
-                folder / f"{lesion}_histograms.npz",
-                names=np.array([f"idrid:{settings['fold']}-{i}.jpg" for i in range(6)]),
-                counts=np.stack([one.counts for one in counted]),
-                levels=counted[0].levels,
-            )
-        return folder
-
-    monkeypatch.setattr(ablation_folds, "run_stage2", stage2)
-    command = [
-        "ablation_folds",
-        str(tmp_path / "table.csv"),
-        "--idrid",
-        "eyes",
-        "--screening",
-        "more",
-        "--ideas",
-        "twice the channels",
-        "tiles overlap by a quarter",
-        "healthy photographs among the patches",
-    ]
-    monkeypatch.setattr(sys, "argv", command)
-    ablation_folds.main()
-    with open(tmp_path / "table.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert (
-        [row["idea"] for row in rows[::4]] == command[7:]
-        and [row["lesion"] for row in rows[:4]] == list(LESIONS)
-        and {row["photos"] for row in rows} == {"12"}
-    )
-    assert all(float(row["low"]) > 0.1 for row in rows[:4]) and all(float(row["gain"]) == 0 for row in rows[4:])
-    assert [(settings["fold"], settings["data_root"]) for settings in trained] == [(0, "eyes"), (1, "eyes")] * 3 + [
-        (0, "eyes+more"),
-        (1, "eyes+more"),
-    ]
-    trained.clear()
-    monkeypatch.setattr(sys, "argv", command + ["--share", "2", "3"])
-    ablation_folds.main()
-    assert [
-        (settings["width"], settings["fold"], settings["overlap"] if "overlap" in settings else None)
-        for settings in trained
-    ] == [(0.25, 1, None), (0.25, 0, 0.0), (0.25, 1, None)]
-
-
-def test_the_table_of_ideas_is_whole():
-    import ablation_folds
-
-    with open(REPOSITORY / "results" / "ablation_folds.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["idea"], row["lesion"]) for row in rows] == [
-        (idea, lesion) for idea in ablation_folds.IDEAS for lesion in LESIONS
-    ]
-    assert list(rows[0]) == list(ablation_folds.COLUMNS) and all(
-        float(row["low"]) <= float(row["gain"]) <= float(row["high"]) for row in rows
-    )

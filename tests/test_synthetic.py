@@ -11,17 +11,9 @@ from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.datasets import read_folder
 from retinal_tl.images import read_mask, read_photo
 from retinal_tl.preprocess import find_field_of_view
-from retinal_tl.synthetic import (
-    LOOK_ALIKES,
-    PAINTS,
-    STYLES,
-    draw_retina,
-    field_mask,
-    phantom,
-    place_eye,
-    random_streams,
-    write_synthetic,
-)
+from retinal_tl.synthetic import LOOK_ALIKES, PAINTS, SPOTS, draw_retina, phantom, random_streams, write_synthetic
+from retinal_tl.synthetic_eyes import STYLES, field_mask, grow_vessels, place_eye
+from retinal_tl.synthetic_lesions import draw_spots
 
 SIZE = 256
 
@@ -57,6 +49,35 @@ def test_masks_are_exact(lesion, style):
     assert masks[lesion].any() and not (masks[lesion] & ~field_mask(eye)).any()
     assert (change[masks[lesion]] * (-1 if PAINTS[lesion].dark else 1) > 0).all()
     assert (change * (-1 if PAINTS[lesion].dark else 1) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", SPOTS)
+def test_every_kind_of_spot_is_drawn_where_it_may_be(kind):
+    """Strengths from 0 to 1, outlines in the field, the same for the same seed."""
+    eye = place_eye(random_streams(5)["eye"], SIZE, "red")
+    vessels, drawn = grow_vessels(random_streams(5)["vessels"], eye), 0
+    for seed in range(8):
+        spots, again = (SPOTS[kind](np.random.default_rng(seed), eye, vessels) for _ in range(2))
+        assert len(spots) == len(again) and all((one[0] == two[0]).all() for one, two in zip(spots, again))
+        for points, strength in spots:
+            drawn += 1
+            assert 0 < strength <= 1 and points.shape == (28, 2)
+            assert np.hypot(*(points.mean(0) - eye.center)) < 1.1 * eye.radius
+        opacity, ink = draw_spots(SIZE, spots)
+        assert ink.min() >= 0 and (ink <= opacity + 1e-6).all() and opacity.max() <= 1
+    assert drawn > 4
+
+
+def test_vessels_reach_for_the_temple_in_left_and_right_eyes():
+    """The arcades pass the fovea on its side of the disc; those to the nose stay shorter."""
+    sides = set()
+    for seed in range(12):
+        eye = place_eye(random_streams(seed)["eye"], SIZE, "red")
+        trunks = [vessel for vessel in grow_vessels(random_streams(seed)["vessels"], eye) if vessel.order == 0]
+        to_temple = np.concatenate([(trunk.points[:, 0] - eye.disc[0]) * eye.side for trunk in trunks])
+        assert to_temple.max() > (eye.fovea[0] - eye.disc[0]) * eye.side > 0 > to_temple.min()
+        sides.add(eye.side)
+    assert sides == {-1, 1}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -108,7 +129,7 @@ def test_workers_do_not_change_a_bit(tmp_path):
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(RetinalError, match="something else"):
+    with pytest.raises(RetinalError, match="something other"):
         write_synthetic(tmp_path / "mine", 2, 128)
     assert files(tmp_path) == {"mine/notes.txt": b"keep"}
     (tmp_path / "empty").mkdir()

@@ -1,13 +1,13 @@
 """Write the saved outputs of the notebooks anew, or compare them with what the code gives today.
 
-    python tools/outputs.py                      execute every notebook and keep what it gives
-    python tools/outputs.py tutorials 21_metrics those whose path holds one of these texts
-    python tools/outputs.py --check 21_metrics   change nothing; say which text outputs differ
-    python tools/outputs.py run_stage1           the runs too, at their presets, if they are named (minutes)
+    python tools/build/outputs.py                      execute every notebook and keep what it gives
+    python tools/build/outputs.py tutorials 21_metrics those whose path holds one of these texts
+    python tools/build/outputs.py --check 21_metrics   change nothing; say which text outputs differ
+    python tools/build/outputs.py run_stage1           the runs too, at their presets, if they are named (minutes)
 
-A notebook is executed where it lies, by the kernel of this environment; a run in a temporary folder. What goes to the error stream is not
-kept, and a picture over 150 KB is made lighter. Text is compared after times and folders of the day are taken out and decimals cut to two;
-pictures are not compared.
+A notebook is executed where it lies, by the kernel of this environment; a run in a temporary folder. What goes to the
+error stream is not kept, and a picture over 150 KB is made lighter. Text is compared after times and folders of the day
+are taken out and decimals cut to two; pictures are not compared.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import tempfile
 from itertools import zip_longest
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NOTEBOOKS = REPOSITORY / "nbs"
 MOST_BYTES = 150_000  # of a picture
 QUICK = (
@@ -30,7 +30,6 @@ QUICK = (
     "21_metrics",
     "tutorials/reading_the_figures",
     "howto/choose_threshold",
-    "howto/new_data_set",
 )  # compared by the tests
 VARIES = [
     (r"\b\d+(\.\d+)? ?(ms|s|seconds|minutes)\b", "TIME"),
@@ -160,7 +159,8 @@ def differences(path: Path) -> list[str]:
             if pair[0] != pair[1]
         )
         problems.append(
-            f"{path.relative_to(REPOSITORY)}: after {old.source.splitlines()[0][:60]!r} it says {other[:120]!r} and the saved output {line[:120]!r}."
+            f"{path.relative_to(REPOSITORY)}: after {old.source.splitlines()[0][:60]!r} it says {other[:120]!r}"
+            f" and the saved output {line[:120]!r}."
         )
     return problems
 

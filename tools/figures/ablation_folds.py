@@ -1,20 +1,24 @@
-"""What each idea of the recipe gives, on folds: one thing is changed, and every photograph is judged once, by a network that has not seen its eye.
+"""What each idea of the recipe gives, on folds: one thing is changed, and no network judges an eye that it has seen.
 
-    python tools/ablation_folds.py results/ablation_folds.csv --idrid ../shared/data/IDRiD --screening ../shared/data/DR-screening
+    python tools/figures/ablation_folds.py results/ablation_folds.csv \\
+        --idrid ../shared/data/IDRiD --screening ../shared/data/DR-screening
 
-The preset `best`, cut down until it can be trained many times: from scratch, at half the scale, for a few hundred steps, on two folds of half the eyes. Each idea is this
-recipe with one thing changed. The difference in AUPR is paired by photograph over both folds, each photograph at its own size. Runs are kept in --runs and used again.
-`--share 1 3` only trains the first of every three networks, so that several machines or processes can divide the work; a call without it trains what is missing and measures.
+The preset `best`, cut down until it can be trained many times: from scratch, at half the scale, for a few hundred
+steps, on two folds of half the eyes. Each idea is this recipe with one thing changed. The difference in AUPR is paired
+by photograph over both folds, each photograph at its own size and judged once. Runs are kept in --runs and used again.
+`--share 1 3` only trains the first of every three networks, so that several machines or processes can divide the work;
+a call without it trains what is missing and measures.
 """
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
-from retinal_tl.cards import lesions_of, read_card
+from retinal_tl.cards import read_segmenter_card
+from retinal_tl.evaluation import read_histograms
 from retinal_tl.metrics import PixelHistogram
 from retinal_tl.runs import run_stage2
-from retinal_tl.studies import read_histograms
 from retinal_tl.uncertainty import paired_difference
 
 COLUMNS = ("idea", "lesion", "without", "with", "gain", "low", "high", "p", "photos", "folds", "changed", "hardware")
@@ -31,7 +35,7 @@ RECIPE = dict(
     batch_size=16,
     epochs=2,
     steps_per_epoch=200,
-    flips=False,
+    flips="none",
     patience=100,
     validation=1 / FOLDS,
     split_seed=0,
@@ -40,7 +44,7 @@ SCREENING = dict(data="idrid+csv", csv="labels.csv")
 
 # idea: what is changed, and whether that takes the idea out of the recipe or puts it in
 IDEAS = {
-    "mean over mirror images": (dict(flips=True), "in"),
+    "mean over mirror images": (dict(flips="all"), "in"),
     "tiles overlap by a quarter": (dict(overlap=0.0), "out"),
     "rich augmentation instead of none": (dict(augmentation="none"), "out"),
     "rich augmentation instead of the paper's": (dict(augmentation="paper"), "out"),
@@ -56,26 +60,28 @@ IDEAS = {
 }
 
 
-def train(changes: dict, fold: int, given: argparse.Namespace) -> Path:
+def train(changes: dict, fold: int, given: argparse.Namespace, make: Callable = run_stage2) -> Path:
     """The finished run of the recipe with these changes, on one fold."""
-    root = f"{given.idrid}+{given.screening}" if "csv" in changes else given.idrid
-    return run_stage2(**RECIPE | changes | dict(data_root=root, fold=fold, seed=given.seed, output=str(given.runs)))
+    root = [given.idrid, given.screening] if "csv" in changes else given.idrid
+    return make(**RECIPE | changes | dict(data_root=root, fold=fold, seed=given.seed, output=str(given.runs)))
 
 
 def pooled(folders: list[Path], lesion: str) -> dict[str, PixelHistogram]:
     """Photograph → its histogram, over the folds; no photograph is in two of them."""
-    return {name: one for folder in folders for name, one in read_histograms(folder, lesion).items()}
+    return {
+        name: one for folder in folders for name, one in read_histograms(folder / f"{lesion}_histograms.npz").items()
+    }
 
 
 def rows(idea: str, changes: dict, without: list[Path], with_it: list[Path]) -> list[dict]:
     """A row for each lesion."""
-    cards, found = [[read_card(folder) for folder in side] for side in (without, with_it)], []
+    cards, found = [[read_segmenter_card(folder) for folder in side] for side in (without, with_it)], []
     about = dict(
         folds=len(without),
         changed=" ".join(f"{name}={value}" for name, value in changes.items()),
-        hardware=cards[1][0]["hardware"],
+        hardware=cards[1][0].hardware,
     )
-    for lesion in lesions_of(cards[0][0]):
+    for lesion in cards[0][0].lesions:
         difference = paired_difference(pooled(with_it, lesion), pooled(without, lesion))
         values = (
             difference.second,
@@ -88,7 +94,8 @@ def rows(idea: str, changes: dict, without: list[Path], with_it: list[Path]) -> 
         figures = dict(zip(("without", "with", "gain", "low", "high", "p"), (f"{value:.4f}" for value in values)))
         found.append(dict(idea=idea, lesion=lesion, photos=difference.units) | figures | about)
         print(
-            f"{idea}, {lesion}: {figures['without']} to {figures['with']}, {float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})",
+            f"{idea}, {lesion}: {figures['without']} to {figures['with']}, "
+            f"{float(figures['gain']):+.4f} ({figures['low']} to {figures['high']})",
             flush=True,
         )
     return found

@@ -1,9 +1,9 @@
 """Build the site into _docs, without Quarto: nbdev processes the notebooks, smalldocs renders them.
 
-Between the two and after, some things are mended. smalldocs does not read `output-file`, so the numbers are taken off file
-names and links here. nbdev's links to functions are made relative, so that the site works from any place and from disk. Equations
-become MathML, which browsers draw by themselves; smalldocs would load a program for them from the network. At the end every
-link is checked: the exit status is 1 if one leads nowhere.
+Between the two and after them, some things are mended. smalldocs does not read `output-file`, so the numbers are taken
+off file names and links here. nbdev's links to functions are made relative, so that the site works from any place and
+from disk. Equations become MathML, which browsers draw by themselves; smalldocs would load a program for them from the
+network. At the end every link is checked: the exit status is 1 if one leads nowhere.
 """
 
 import html
@@ -25,9 +25,9 @@ import yaml
 
 from outputs import joined
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NUMBER = re.compile(r"(?<![\w.-])\d+[a-zA-Z]?_(?=[\w-]+\.(?:ipynb|html)\b)")  # `10_` of `11_cbam.ipynb`
-# what nbdev takes for functions of other pages, although the prose means the lesions, a word in a card or a folder of those names
+# what nbdev takes for functions of other pages, although the prose means lesions, a word in a card or a folder
 NO_FUNCTION = re.compile(
     r"\[(`(?:exudates|hemorrhages|microaneurysms|soft_exudates|photograph|train|Eye)`)\]\(\S*?(\w+)\.html[^)]*\)"
 )
@@ -58,7 +58,7 @@ def plain_links(text: str) -> str:
 
 
 def with_fields(text: str, module: str, name: str) -> str:
-    """What nbdev shows of a dataclass, with the comments of its fields: nbdev defines it anew, where its source cannot be read."""
+    """What nbdev shows of a dataclass, with the comments of its fields, which nbdev loses."""
     from fastcore.docments import DocmentText
 
     thing = getattr(import_module(f"retinal_tl.{module}"), name)
@@ -82,8 +82,10 @@ def mend_pages(
         up = "../" * (len(path.relative_to(pages).parts) - 1) or "./"
         notebook = json.loads(path.read_text(encoding="utf-8"))
 
-        def keep(match, name=NUMBER.sub("", path.name)[:-6]):
-            return match[0] if match[2] == name else match[1]
+        own = NUMBER.sub("", path.name)[:-6]
+
+        def keep(match, own=own):
+            return match[0] if match[2] == own else match[1]
 
         for cell in notebook["cells"]:
             source = "".join(cell["source"]).replace(f"]({address}/", f"]({up}")
@@ -99,7 +101,7 @@ def mend_pages(
                 for kind in {"text/html", "text/markdown"} & set(data):
                     text = "".join(data[kind]).replace(f"]({address}/", f"]({up}").replace(f'"{address}/', f'"{up}')
                     if shown := re.search(r"^show_doc\((\w+)\)", source, re.M):
-                        text = with_fields(text, NUMBER.sub("", path.name)[:-6], shown[1])
+                        text = with_fields(text, own, shown[1])
                     data[kind] = NO_FUNCTION.sub(keep, text)
         path.with_name(NUMBER.sub("", path.name)).write_text(json.dumps(notebook), encoding="utf-8")
         if NUMBER.match(path.name):
@@ -145,9 +147,11 @@ def mathml(formula: str, display: bool) -> str:
 
 
 def set_lines(code: str) -> str:
-    """Highlighted code with each line in an element of its own, as Quarto writes it, so that the style can set in what follows a break.
+    """Highlighted code with each line in an element of its own, as Quarto writes it.
 
-    nbdev's links in the comments of a signature become links; an option such as `-p` is not broken after its hyphen."""
+    So the style can indent what follows a break. nbdev's links in the comments of a signature become links; an option
+    such as `-p` is not broken after its hyphen.
+    """
     code = re.sub(r"\[`([^`\]]*)`\]\(([^)\s]*)\)", r'<a href="\2">\1</a>', code)
     code = re.sub(r"(?<![^\s>])--?[a-z][\w-]*(?![^<]*>)", r'<span class="option">\g<0></span>', code)
     lines, opened = (
@@ -222,7 +226,7 @@ def broken_links(site: Path) -> list[str]:
 
 
 def step(*command) -> None:
-    """Run a step of the build; what it prints is shown only if it fails, since the libraries that it loads talk a lot."""
+    """Run a step of the build; what it prints is shown only if it fails, since the libraries it loads talk a lot."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         sys.exit(f"{done.stdout}\nThe site was not built.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from execnb.nbio import read_nb
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 INDEX = REPOSITORY / "nbs" / "index.ipynb"
 README = REPOSITORY / "README.md"
 
@@ -23,7 +23,7 @@ def from_root(match: re.Match) -> str:
 
 
 def cell_text(cell) -> str:
-    """A cell as Markdown: prose as it is, code with what it printed (`#| echo: false`: that alone); nothing for hidden and raw cells."""
+    """A cell as Markdown: prose as it is, code with what it printed (`#| echo: false`: that alone)."""
     if cell.cell_type == "markdown":
         return re.sub(r"\]\(([^)\s]+)\)", from_root, cell.source)
     if cell.cell_type != "code" or re.match(r"#\s*\|\s*(hide|export|default_exp)", cell.source):

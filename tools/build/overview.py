@@ -1,7 +1,7 @@
 """Draw nbs/images/overview.png, the method in one picture, on a synthetic eye; and the site's favicon beside it.
 
-python tools/overview.py              with the exact mask of the synthetic eye as the last picture
-python tools/overview.py runs/RUN     with what that run of stage 2 finds
+python tools/build/overview.py              with the exact mask of the synthetic eye as the last picture
+python tools/build/overview.py runs/RUN     with what that run of stage 2 finds
 """
 
 import sys
@@ -18,7 +18,7 @@ from PIL import Image
 
 from retinal_tl.synthetic import phantom
 
-TARGET = Path(__file__).resolve().parent.parent / "nbs" / "images" / "overview.png"
+TARGET = Path(__file__).resolve().parent.parent.parent / "nbs" / "images" / "overview.png"
 ENCODER, DECODER, HEAD, INK = "#3c6e91", "#c98b3b", "#7d8f69", "#303a42"
 LESION, SICK_SEED, HEALTHY_SEED = "exudates", 5, 7
 

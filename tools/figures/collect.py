@@ -1,8 +1,8 @@
 """Write the figures of finished runs, with their provenance, into one small JSON file.
 
-    python tools/collect.py results/idrid.json runs/stage1-...@COMMIT runs/stage2-...@COMMIT
+    python tools/figures/collect.py results/idrid.json runs/stage1-...@COMMIT runs/stage2-...@COMMIT
 
-The commit is that of the code that trained the run. Precision-recall curves and lists of photographs stay in the runs' cards.
+The commit is that of the code that trained the run. Precision-recall curves and lists of photographs stay in the cards.
 """
 
 import argparse
@@ -10,27 +10,9 @@ import csv
 import json
 from pathlib import Path
 
-from retinal_tl.cards import read_card
-from retinal_tl.runs import results_of
+from retinal_tl.cards import card_to_json, read_card
 
 DROPPED = {"curve", "per_image"}
-KEPT = (
-    "name",
-    "kind",
-    "created",
-    "lesion",
-    "transfer",
-    "encoder",
-    "width",
-    "preprocessing",
-    "tile",
-    "overlap",
-    "threshold",
-    "training",
-    "versions",
-    "hardware",
-    "command",
-)
 
 
 def small(value):
@@ -47,18 +29,16 @@ def small(value):
 def summary(folder: Path, commit: str) -> dict:
     """What is worth keeping of a run's card."""
     card = read_card(folder)
-    photos = {part: len(names) for part, names in card["split"].items()}
-    parents = [
-        dict(name=parent["name"], kind=parent["kind"], seconds=parent["training"].get("seconds"))
-        for parent in card.get("parents", [])
-    ]
-    metrics = {name: small(result) for name, result in results_of(card["metrics"]).items()}
-    return {name: card[name] for name in KEPT} | dict(
+    values = card_to_json(card)
+    kept = {
+        name: value for name, value in values.items() if name not in ("split", "data", "files", "limits", "licence")
+    }
+    return kept | dict(
         commit=commit,
-        data=card["data"]["name"],
-        photos=photos,
-        parents=parents,
-        metrics=metrics,
+        data=card.data.name,
+        photos={part: len(getattr(card.split, part)) for part in ("training", "validation", "test")},
+        parents=[dict(name=one.name, kind=one.kind, seconds=one.seconds) for one in card.parents],
+        metrics={part: small(result) for part, result in card.metrics.items()},
         history=history(folder),
     )
 
