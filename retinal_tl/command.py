@@ -58,8 +58,8 @@ def example_command(
 ) -> int:  # exit status
     "`retinal_tl example`: draw a photograph to try the other subcommands on. Raises `RetinalError` as `write_example`."
     path = write_example(arguments.file, arguments.size, arguments.seed, arguments.force)
-    name = shlex.quote(printable(path))
-    print(f"{name} shows a drawn eye with lesions. To outline them: retinal_tl segment {name} --output found")
+    next_line = f"retinal_tl segment {shlex.quote(printable(path))} --output found"
+    print(f"{printable(path)} shows a drawn eye with lesions. To have them outlined, type: {next_line}")
     return 0
 
 # %% ../nbs/49_command.ipynb #cell-37
@@ -128,9 +128,7 @@ def parameter_value(
     return text
 
 # %% ../nbs/49_command.ipynb #cell-43
-_MODULES = dict(
-    stage1="runs", stage2="runs", tables="paper_tables", transfer="transfer_study"
-)  # where each `run_...` is
+_MODULES = dict(stage1="runs", stage2="runs", tables="paper_tables", transfer="transfer_study")  # of `run_...`
 _STUDIES = dict(tables="Tables", transfer="Transfer")  # the parameters of a study beside those of the stages
 
 

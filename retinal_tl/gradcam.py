@@ -282,7 +282,7 @@ def gain(
 # %% ../nbs/15_gradcam.ipynb #cell-44b
 def mass_on_lesions(
     items: Iterable[tuple],  # (name, heat map, mask, field): float, bool and bool (height, width); may be a generator
-) -> MassOnLesions:
+) -> MassOnLesions:  # over the photographs that count
     "How much of the heat inside the field lies on lesions, beside chance. Raises if no photograph counts."
     photos, empty, healthy = [], 0, 0
     for name, heat, mask, field in items:
