@@ -100,7 +100,7 @@ def _folder_name(plan: Plan) -> str:
     "What it is, in words that a file manager can show, and its identity."
     settings, what = plan.settings, [plan.stage]
     if isinstance(settings, Stage2):
-        what += [settings.lesion if len(plan.lesions) < len(LESIONS) else "all", settings.transfer]
+        what += [settings.lesion if len(plan.lesions) < len(LESIONS) else "all", str(settings.transfer)]
     return "-".join([*what, settings.data.replace("+", "-"), settings.preset, settings.encoder or "", plan.run_id])
 
 # %% ../nbs/33b_plans.ipynb #plans-id
@@ -128,7 +128,7 @@ def _own_functions(settings: Stage1 | Stage2) -> dict[str, str]:
     "The fingerprints of what the settings name and the library does not hold."
     used = [(ENCODERS, settings.encoder), *((LOSSES, name) for name in str(settings.loss).split("+"))]
     used += [(READERS, name) for name in settings.data.split("+")]
-    used += [(POOLINGS, settings.pooling)] if isinstance(settings, Stage1) else [(TRANSFERS, settings.transfer)]
+    used += [(POOLINGS, settings.pooling)] if isinstance(settings, Stage1) else [(TRANSFERS, str(settings.transfer))]
     found = {f"{registry.kind} {name}": registry.fingerprint(str(name)) for registry, name in used}
     return {name: fingerprint for name, fingerprint in found.items() if fingerprint}
 
@@ -167,7 +167,7 @@ def _stage1_parent(
         return _planned("stage1", given), ""
     if settings.stage1_run is not None:
         return ParentRun("stage1", Path(settings.stage1_run), read_classifier_card(settings.stage1_run)), ""
-    if not TRANSFERS.needs(settings.transfer)["stage1"]:
+    if not TRANSFERS.needs(str(settings.transfer))["stage1"]:
         return None, ""
     asked = {name: parameters[name] for name in ("encoder", "width") if parameters.get(name) is not None}
     for folder, card in reversed(_finished_classifiers(settings.output)):

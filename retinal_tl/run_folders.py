@@ -76,7 +76,7 @@ def first_card(
         use: dict[str, Any] = dict(tile=settings.patch_size, overlap=settings.overlap, flips=settings.flips)
         open_thresholds = dict.fromkeys(plan.lesions)
         return SegmenterCard(
-            **shared, **use, lesions=plan.lesions, transfer=settings.transfer, thresholds=open_thresholds
+            **shared, **use, lesions=plan.lesions, transfer=str(settings.transfer), thresholds=open_thresholds
         )
     size = settings.image_size if settings.pooling == "flatten" else None
     head = Head(settings.pooling, settings.dropout, size)

@@ -56,6 +56,7 @@ class _Lesson:
 
 _MEASURED_PHOTOS = 64  # of the validation photographs, after each epoch; all of them at the end
 _MEASURED_SQUARES = 256  # likewise, where squares have labels of their own
+_MEASURED_SOURCES = 24  # likewise, of a segmenter
 
 
 def _some_tiles(image: np.ndarray, side: int) -> np.ndarray:
@@ -118,7 +119,9 @@ def _stage2_lesson(plan: Plan, card: SegmenterCard, model: Any, report: Callable
     assert isinstance(settings, Stage2)
     outlined = [one for one in plan.split.training if not needs_pseudo_labels(one)]
     learned = load_sources(outlined, plan.lesions, card.preprocessing, cache)
-    judged = load_sources(plan.split.validation, plan.lesions, card.preprocessing, cache)
+    some = np.random.default_rng(settings.seed).permutation(len(plan.split.validation))[:_MEASURED_SOURCES]
+    measured = [plan.split.validation[i] for i in sorted(some)]
+    judged = load_sources(measured, plan.lesions, card.preprocessing, cache)
     if settings.hard_negative_share:
         learned = _with_hard_negatives(learned, plan, model, report)
     unlabelled = [one for one in plan.split.training if needs_pseudo_labels(one)]
@@ -181,7 +184,7 @@ def _network(plan: Plan, card: ClassifierCard | SegmenterCard) -> Any:
 
         first, start = plan.parent("stage1"), plan.parent("start")
         if first is not None:
-            transfer_encoder(model_files.load_weights(first.folder), model, settings.transfer)
+            transfer_encoder(model_files.load_weights(first.folder), model, str(settings.transfer))
         if start is not None:
             model.set_weights(model_files.load_weights(start.folder).get_weights())
     return model
