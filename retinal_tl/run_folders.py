@@ -161,6 +161,6 @@ def tell(
     outside = getattr(sys.stderr, "_original_stdstream_copy", None)  # of ipykernel; nothing elsewhere
     if outside is None:
         return
-    over_the_bar = "\r\033[K" if os.isatty(outside) else ""
+    text = f"\r\033[K{line}\n" if os.isatty(outside) else f"\n{line}"  # a bar is overwritten, or left behind
     with contextlib.suppress(OSError):
-        os.write(outside, f"{over_the_bar}{line}\n".encode("utf-8", "backslashreplace"))
+        os.write(outside, text.encode("utf-8", "backslashreplace"))
