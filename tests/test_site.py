@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(
     path
     for path in (REPOSITORY / "nbs").rglob("*.ipynb")
-    if not {".ipynb_checkpoints", "runs", "data"} & set(path.parts)
+    if not {".ipynb_checkpoints", "runs", "data"} & set(path.relative_to(REPOSITORY).parts)
 )
 MEGABYTE = 2**20
 WIDTHS = (390, 1280)
@@ -101,7 +101,7 @@ def test_equations_are_drawn_without_a_program(pages):
 
 
 def test_records_show_what_their_fields_mean(pages):
-    text = re.sub(r"<[^>]*>", "", pages["runs.html"])
+    text = re.sub(r"<[^>]*>", "", pages["settings.html"])
     assert "patch_size:int | None=None, #" in text and "# one of `ENCODERS`" in text
 
 
