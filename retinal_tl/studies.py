@@ -101,6 +101,8 @@ def study_parameters(
     inherited = {name: value for name, value in given.items() if name in _BOTH or name not in _names(Stage2)}
     if any(name in asked for name in _DATA):
         inherited = {name: value for name, value in inherited.items() if name not in _DATA}
+    for stage, parameters in ((Stage1, inherited | asked), (Stage2, second)):
+        settings_for(stage, parameters)  # what is wrong with a stage is said before the first photograph is read
     return study(**own), inherited | asked, second
 
 

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 from dataclasses import is_dataclass
 from functools import cache
 from html.parser import HTMLParser
@@ -24,6 +25,17 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from outputs import joined
+
+
+class _OfTheLibrary:
+    """True in the library and in a notebook's cells: what they import for type checkers is imported for the pages."""
+
+    def __bool__(self) -> bool:
+        name = str(sys._getframe(1).f_globals.get("__name__"))
+        return name == "__main__" or name.startswith("retinal_tl.")
+
+
+typing.TYPE_CHECKING = _OfTheLibrary()  # nbdev evaluates annotations; its processes import this script first
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NUMBER = re.compile(r"(?<![\w.-])\d+[a-zA-Z]?_(?=[\w-]+\.(?:ipynb|html)\b)")  # `10_` of `11_cbam.ipynb`
