@@ -489,6 +489,7 @@ def test_run_with_papermill(place, monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, name", [([], "papermill"), ([], "ipykernel"), (["--no-notebook"], "keras")])
 def test_run_without_the_training_extra(place, monkeypatch, capsys, arguments, name):
     def run_stage1(**parameters):

@@ -140,6 +140,7 @@ def names_for_checkers(module):
     return found
 
 
+@pytest.mark.slow
 def test_every_signature_can_be_shown():
     """The site evaluates annotations, so a type in quotes has to be importable where it stands."""
     problems = []
