@@ -173,11 +173,15 @@ def test_positions_look_where_map_grid_says(name, map_index, odd_encoder):
 
 
 def test_an_encoder_of_ones_own_has_heat_maps(odd_encoder):
-    keras.utils.set_random_seed(0)
-    model = build_classifier("odd", 1, "max")
-    for map_index in range(3):
-        heat = evidence(model, noise(2, 40), map_index)
-        assert heat.shape == (2, 40, 40) and np.isfinite(heat).all() and heat.min() >= 0 and heat.max() > 0
+    highest = np.zeros(3)
+    for seed in range(4):  # a random network may hold everything against a lesion, and then its heat is 0
+        keras.utils.set_random_seed(seed)
+        model = build_classifier("odd", 1, "max")
+        for map_index in range(3):
+            heat = evidence(model, noise(2, 40), map_index)
+            assert heat.shape == (2, 40, 40) and np.isfinite(heat).all() and heat.min() >= 0
+            highest[map_index] = max(highest[map_index], heat.max())
+    assert (highest > 0).all()
 
 
 def lesion_on_gray(row, column, side=512):
