@@ -102,7 +102,7 @@ def test_equations_are_drawn_without_a_program(pages):
 
 def test_records_show_what_their_fields_mean(pages):
     text = re.sub(r"<[^>]*>", "", pages["settings.html"])
-    assert "patch_size:int | None=None, #" in text and "# one of `ENCODERS`" in text
+    assert "patch_size:int=None, # side of a patch" in text and "# one of `ENCODERS`" in text
 
 
 def test_lesions_are_not_linked_to_the_functions_that_draw_them(pages):
