@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .core import RetinalError, printable, write_text, writing
-from .images import read_photo, write_png
+from .images import open_photo, write_png
 from .inference import Run, prepare_for, segment_prepared
 from .metrics import quantize
 from .outlines import lesion_geojson, measure
@@ -37,6 +37,8 @@ class Findings:
     levels: Mapping[str, np.ndarray]  # lesion → uint16 (height, width), its probability; 65535 is certain
     thresholds: Mapping[str, float]  # lesion → 0..1, of the models' cards
     warnings: tuple[str, ...] = ()  # sentences: why this photograph may be out of range
+    laterality: str = ""  # `left` or `right` eye; empty: not known
+    spacing: tuple[float, float] | None = None  # millimetres from one row, and from one column, to the next
 
 # %% ../nbs/40a_findings.ipynb #fnd-find
 Warn = Callable[[np.ndarray, FieldOfView], Sequence[str]]  # from a photo and its field to what is unusual about it
@@ -49,18 +51,20 @@ def find_lesions(
     warn: Warn | None = None,  # such as `photo_warnings`
 ) -> Findings:  # for all that follows
     "Read a photograph and run the networks over it, once. Raises `RetinalError`, with its name, if it cannot be used."
-    photo = read_photo(path)
+    photograph = open_photo(path)
+    photo = photograph.pixels
     wanted = [run for run in runs if lesions is None or set(run.lesions) & set(lesions)]
     with naming(path):
         field = find_field_of_view(photo)
-        warnings = tuple(warn(photo, field)) if warn else ()
+        warnings = (*photograph.warnings, *(warn(photo, field) if warn else ()))
         prepared = prepare_for(photo, wanted)
     levels, thresholds = {}, {}
     for run, each in zip(wanted, prepared):
         for lesion, probability in segment_prepared(each, run.predict, run.card).items():
             if lesions is None or lesion in lesions:
                 levels[lesion], thresholds[lesion] = quantize(probability), run.thresholds[lesion]
-    return Findings(printable(path), photo, field.mask(photo.shape[:2]), levels, thresholds, warnings)
+    inside, side = field.mask(photo.shape[:2]), photograph.laterality
+    return Findings(printable(path), photo, inside, levels, thresholds, warnings, side, photograph.spacing)
 
 
 @contextmanager
