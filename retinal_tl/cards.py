@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCHEMA_VERSION', 'STATUSES', 'FLIPS', 'ROLES', 'MAX_CARD_BYTES', 'CARD_SCHEMA', 'SplitNames', 'DataFacts',
-           'TrainingFacts', 'Parent', 'Head', 'Card', 'ClassifierCard', 'SegmenterCard', 'parent_of', 'card_problem',
-           'card_to_json', 'card_from_json', 'write_card', 'read_card', 'read_classifier_card', 'read_segmenter_card',
-           'read_verified', 'check_files']
+           'TrainingFacts', 'Parent', 'StartFacts', 'Head', 'Card', 'ClassifierCard', 'SegmenterCard', 'parent_of',
+           'card_problem', 'card_to_json', 'card_from_json', 'write_card', 'read_card', 'read_classifier_card',
+           'read_segmenter_card', 'read_verified', 'check_files']
 
 # %% ../nbs/24_cards.ipynb #cell-2
 import hashlib
@@ -85,6 +85,16 @@ class Parent:
 
 
 @dataclass(frozen=True)
+class StartFacts:
+    "The file of weights that an encoder began with."
+
+    kind: str  # 'natural': learned from natural images
+    digest: str  # SHA-256 of the file
+    source: str  # where the file is from, in a few words
+    licence: str  # of the weights
+
+
+@dataclass(frozen=True)
 class Head:
     "The last layers of a classifier."
 
@@ -119,6 +129,7 @@ class Card:
     data: DataFacts  # where they are from
     training: TrainingFacts  # how the model was trained
     parents: tuple[Parent, ...] = ()  # the runs that it was built on
+    start: StartFacts | None = None  # the file of weights that its encoder began with; None: a run, or chance
     versions: Mapping[str, str]  # of the packages that decide the numbers
     hardware: str  # in words
     command: str  # that began the training
@@ -153,6 +164,7 @@ class SegmenterCard(Card):
     kind: ClassVar[str] = "segmenter"  # as in the JSON
     lesions: tuple[str, ...]  # in the order of the network's maps
     transfer: str  # how it came by its encoder, one of `TRANSFERS`
+    decoder: str = "each"  # kinds of lesion have a decoder `each`, or one that they have `shared`
     flips: str = "none"  # maps are the mean over the crop and: 'half_turn' its half turn, 'all' its three mirror images
     thresholds: Mapping[str, float | None] = field(default_factory=dict)  # lesion → at least this probability is found
     metrics: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)  # part → lesion → its result
@@ -219,13 +231,16 @@ _LIMITS: dict[str, dict] = {  # of fields by name, or by class and name where th
     "threshold": {"maximum": 1},
     "lesions": {"items": {"enum": list(LESIONS)}, "uniqueItems": True, "minItems": 1},
     "transfer": _word,
+    "decoder": _word,
+    "StartFacts.kind": _word,
+    "digest": _digest,
     "flips": {"enum": list(FLIPS)},
     "thresholds": _lesion_names | {"additionalProperties": {"type": ["number", "null"], "minimum": 0, "maximum": 1}},
     "SegmenterCard.metrics": {
         "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}} | _lesion_names
     },
 }
-_OPTIONAL = {"export", "clip_limit", "tiles"}
+_OPTIONAL = {"export", "clip_limit", "tiles", "decoder", "start"}
 
 # %% ../nbs/24_cards.ipynb #cell-7
 def _schema_of(kind: Any) -> dict:

@@ -34,7 +34,9 @@ def build_model(
     if seed is not None:
         keras.utils.set_random_seed(seed)
     if isinstance(card, SegmenterCard):
-        return build_segmenter(card.encoder, card.width, l2=l2, dtype=dtype, kinds=len(card.lesions))
+        return build_segmenter(
+            card.encoder, card.width, l2=l2, dtype=dtype, kinds=len(card.lesions), decoder=card.decoder
+        )
     return build_classifier(
         card.encoder,
         card.width,

@@ -16,6 +16,7 @@ from .cards import ClassifierCard, SegmenterCard, read_card, read_classifier_car
 from .core import LESIONS, RetinalError, how_many, printable
 from .datasets import READERS
 from .leakage import Signatures, open_signatures
+from .natural import WeightsFile, find_natural
 from .preprocess import Preprocessing
 from .readers import open_data
 from .registries import ENCODERS, LOSSES, POOLINGS, TRANSFERS
@@ -59,6 +60,7 @@ class Plan:
     run_id: str  # 8 hexadecimal digits, see `run_id`
     unguarded: tuple[str, ...] = ()  # parents that do not say which eyes they have learned from; allowed by the caller
     notes: tuple[str, ...] = ()  # what was odd about the data, and what was chosen because of it
+    weights: WeightsFile | None = None  # the file that its encoder begins with, for the start `natural`
 
     @property
     def split(self) -> Split:  # training, validation and test photographs
@@ -104,7 +106,16 @@ def _folder_name(plan: Plan) -> str:
     return "-".join([*what, settings.data.replace("+", "-"), settings.preset, settings.encoder or "", plan.run_id])
 
 # %% ../nbs/33b_plans.ipynb #plans-id
-PLACES = ("output", "resume", "data_root", "csv", "stage1_run", "start_run", "pseudo_label_run")  # say where things are
+PLACES = (
+    "output",
+    "resume",
+    "data_root",
+    "csv",
+    "start_file",
+    "stage1_run",
+    "start_run",
+    "pseudo_label_run",
+)  # say where things are
 
 
 def run_id(
@@ -113,6 +124,7 @@ def run_id(
     digests: Mapping[str, str],  # name of each photograph → digest of its content, see `content_digests`
     parents: Sequence[ParentRun] = (),  # the runs that it builds on
     backend: str = "tensorflow",  # of Keras
+    weights: WeightsFile | None = None,  # the file that its encoder begins with
 ) -> str:  # 8 hexadecimal digits
     "A digest of everything that decides what a training becomes, and of nothing else."
     chosen = {name: value for name, value in asdict(settings).items() if name not in PLACES and value is not None}
@@ -120,6 +132,7 @@ def run_id(
         [(one.name, digests[one.name]) for one in part] for part in (split.training, split.validation, split.test)
     ]
     begun_from = [(parent.role, parent.run_id) for parent in parents]
+    begun_from += [("weights", weights.digest)] if weights else []
     what = [chosen, _own_functions(settings), photos, begun_from, backend]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode(errors="surrogateescape")).hexdigest()[:8]
 
@@ -146,8 +159,10 @@ def _identified(
     settings = replace(settings, precision=resolved_precision(settings.precision, backend))
     split = guarded.split
     digests = content_digests((*split.training, *split.validation, *split.test), cache_of(settings))
-    identity = run_id(settings, split, digests, parents, backend)
-    return Plan(stage, settings, backend, guarded, parents, identity, unguarded, (*notes, *guarded.problems))
+    natural = settings.start == "natural"
+    weights = find_natural(str(settings.encoder), settings.start_file) if natural else None
+    identity = run_id(settings, split, digests, parents, backend, weights)
+    return Plan(stage, settings, backend, guarded, parents, identity, unguarded, (*notes, *guarded.problems), weights)
 
 # %% ../nbs/33b_plans.ipynb #plans-stage1
 def _plan_stage1(parameters: Mapping[str, object]) -> Plan:
@@ -167,7 +182,7 @@ def _stage1_parent(
         return _planned("stage1", given), ""
     if settings.stage1_run is not None:
         return ParentRun("stage1", Path(settings.stage1_run), read_classifier_card(settings.stage1_run)), ""
-    if not TRANSFERS.needs(str(settings.transfer))["stage1"]:
+    if settings.start is not None or not TRANSFERS.needs(str(settings.transfer))["stage1"]:
         return None, ""
     asked = {name: parameters[name] for name in ("encoder", "width") if parameters.get(name) is not None}
     for folder, card in reversed(_finished_classifiers(settings.output)):

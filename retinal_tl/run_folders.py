@@ -26,6 +26,7 @@ from retinal_tl.cards import (
     Head,
     SegmenterCard,
     SplitNames,
+    StartFacts,
     TrainingFacts,
     parent_of,
     read_card,
@@ -64,6 +65,7 @@ def first_card(
         data=_data_facts(plan),
         training=TrainingFacts(_settings_facts(settings), plan.backend, settings.precision, 0.0, 0),
         parents=tuple(parent_of(read_card(parent.folder), parent.role) for parent in plan.parents),
+        start=plan.weights and StartFacts("natural", plan.weights.digest, plan.weights.source, plan.weights.licence),
         versions=_versions(),
         hardware=hardware,
         command=shlex.join(sys.argv),
@@ -76,7 +78,12 @@ def first_card(
         use: dict[str, Any] = dict(tile=settings.patch_size, overlap=settings.overlap, flips=settings.flips)
         open_thresholds = dict.fromkeys(plan.lesions)
         return SegmenterCard(
-            **shared, **use, lesions=plan.lesions, transfer=str(settings.transfer), thresholds=open_thresholds
+            **shared,
+            **use,
+            lesions=plan.lesions,
+            transfer=str(settings.transfer),
+            decoder=settings.decoder,
+            thresholds=open_thresholds,
         )
     size = settings.image_size if settings.pooling == "flatten" else None
     head = Head(settings.pooling, settings.dropout, size)

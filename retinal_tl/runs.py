@@ -179,15 +179,34 @@ def _network(plan: Plan, card: ClassifierCard | SegmenterCard) -> Any:
     from retinal_tl import model_files
 
     model = model_files.build_model(card, settings.precision, settings.l2)
+    begun = _begun_encoder(plan, model)
     if isinstance(settings, Stage2):
         from retinal_tl.segmenter import transfer_encoder
 
-        first, start = plan.parent("stage1"), plan.parent("start")
-        if first is not None:
-            transfer_encoder(model_files.load_weights(first.folder), model, str(settings.transfer))
+        start = plan.parent("start")
+        if begun is not None:
+            transfer_encoder(begun, model, str(settings.transfer))
         if start is not None:
             model.set_weights(model_files.load_weights(start.folder).get_weights())
     return model
+
+
+def _begun_encoder(plan: Plan, model: Any) -> Any:
+    "What the encoder's first weights are taken from: a classifier, natural images, or chance; None as it stands."
+    from retinal_tl import model_files, starts
+    from retinal_tl.encoders import encoder_of
+
+    settings, first = plan.settings, plan.parent("stage1")
+    if first is not None:
+        return model_files.load_weights(first.folder)
+    if settings.start == "random":
+        return encoder_of(model)
+    if plan.weights is None:
+        return None
+    natural = starts.natural_encoder(str(settings.encoder), plan.weights)
+    if not isinstance(settings, Stage2):
+        encoder_of(model).set_weights(natural.get_weights())
+    return natural
 
 
 def train(

@@ -28,6 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .core import RetinalError, available_cores, check_name, how_many, printable, write_text, writing
+from .encoders import encoder_of
 from .losses import make_loss
 from .settings import PRECISIONS, Settings, resolved_precision
 
@@ -43,6 +44,7 @@ class Recipe:
     steps_per_epoch: int = 50  # batches between two measurements
     batch_size: int = 16  # photos or patches in a batch
     learning_rate: float = 1e-3  # of Adam, at its highest
+    encoder_rate: float = 1.0  # the encoder learns at this share of the rate
     schedule: str = "cosine"  # `cosine`: a short rise, then down along half a cosine; `constant`
     loss: str = "bce+dice"  # see `make_loss`
     precision: str = "auto"  # Keras dtype policy; `auto`: see `choose_precision`
@@ -52,7 +54,7 @@ class Recipe:
     def __post_init__(self):
         for name, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
             check_name(name, getattr(self, name), choices)
-        for name in ("epochs", "steps_per_epoch", "batch_size", "patience", "learning_rate"):
+        for name in ("epochs", "steps_per_epoch", "batch_size", "patience", "learning_rate", "encoder_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise RetinalError(f"{name} is {getattr(self, name)}; give a number above 0.")
 
@@ -264,12 +266,33 @@ def fit(
 def _compile(model: keras.Model, recipe: Recipe) -> None:
     "Give the model its optimizer and its loss."
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rates(recipe), clipnorm=1.0),
+        optimizer=_optimizer(model, recipe),
         loss=make_loss(recipe.loss),
         run_eagerly=_few_steps(recipe),
     )
     # or TensorFlow traces the first step twice, which takes longer than a small training
     model.optimizer.build(model.trainable_variables)
+
+
+def _optimizer(model: keras.Model, recipe: Recipe) -> keras.optimizers.Optimizer:
+    "Adam; where the encoder has a rate of its own, one that knows the encoder's weights."
+    rates = learning_rates(recipe)
+    if recipe.encoder_rate == 1:
+        return keras.optimizers.Adam(rates, clipnorm=1.0)
+    slow = frozenset(variable.path for variable in encoder_of(model).trainable_variables)
+    return _TwoRates(slow, recipe.encoder_rate, learning_rate=rates, clipnorm=1.0)
+
+
+class _TwoRates(keras.optimizers.Adam):
+    "Adam that changes some variables at a share of the learning rate: a smaller gradient would not slow it down."
+
+    def __init__(self, slow: frozenset[str], share: float, **options: Any):
+        super().__init__(**options)
+        self.slow, self.share = slow, share
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        rate = learning_rate * self.share if variable.path in self.slow else learning_rate
+        super().update_step(gradient, variable, rate)
 
 
 def _few_steps(recipe: Recipe) -> bool:
