@@ -287,7 +287,7 @@ class _TwoRates(keras.optimizers.Adam):
     "Adam that changes some variables at a share of the learning rate: a smaller gradient would not slow it down."
 
     def __init__(self, slow: frozenset[str], share: float, **options: Any):
-        super().__init__(**options)
+        super().__init__(name="two_rates", **options)
         self.slow, self.share = slow, share
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

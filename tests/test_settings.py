@@ -94,7 +94,7 @@ def test_nothing_else_is_true_or_false(value):
 def test_flips():
     assert [settings_for(Stage2, dict(flips=word)).flips for word in FLIPS] == list(FLIPS)
     assert {preset: table["stage2"]["flips"] for preset, table in PRESETS.items()} == dict(
-        demo="none", paper="none", best="all"
+        demo="half_turn", paper="none", best="all"
     )
     with pytest.raises(RetinalError, match="half_turn"):
         settings_for(Stage2, dict(flips="half turn"))
