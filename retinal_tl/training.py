@@ -279,19 +279,21 @@ def _optimizer(model: keras.Model, recipe: Recipe) -> keras.optimizers.Optimizer
     rates = learning_rates(recipe)
     if recipe.encoder_rate == 1:
         return keras.optimizers.Adam(rates, clipnorm=1.0)
-    slow = frozenset(variable.path for variable in encoder_of(model).trainable_variables)
+    encoder = {variable.path for variable in encoder_of(model).trainable_variables}
+    slow = frozenset(i for i, variable in enumerate(model.trainable_variables) if variable.path in encoder)
     return _TwoRates(slow, recipe.encoder_rate, learning_rate=rates, clipnorm=1.0)
 
 
 class _TwoRates(keras.optimizers.Adam):
     "Adam that changes some variables at a share of the learning rate: a smaller gradient would not slow it down."
 
-    def __init__(self, slow: frozenset[str], share: float, **options: Any):
+    def __init__(self, slow: frozenset[int], share: float, **options: Any):
         super().__init__(name="two_rates", **options)
         self.slow, self.share = slow, share
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        rate = learning_rate * self.share if variable.path in self.slow else learning_rate
+        slow = self._get_variable_index(variable) in self.slow  # TensorFlow gives its own variable, without a path
+        rate = learning_rate * self.share if slow else learning_rate
         super().update_step(gradient, variable, rate)
 
 
