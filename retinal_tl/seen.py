@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from .core import RetinalError, printable
+from .core import printable
 from .datasets import Example
 from .inference import Run
 from .leakage import Pair, Signatures, find_same_eyes, open_signatures
