@@ -169,6 +169,7 @@ def evaluate_run(
     dataset = open_data(data, data_root, csv)
     runs = load_models(model, dataset, chosen.compare, chosen.kind)
     annotated, lacking = annotated_for(dataset, runs[0])
+    _refuse_data_folder(folder, annotated)
     report(f"{how_many(len(annotated), 'photograph')} can judge {printable(runs[0].card.name)}; eyes are compared.")
     judges = find_judges(annotated, runs, chosen.allow_leaks, folder / "cache")
     report(_told(judges, chosen.allow_leaks))
@@ -191,12 +192,19 @@ def evaluate_run(
     return Evaluation(folder, metrics, tuple(failed.values()))
 
 
+def _refuse_data_folder(folder: Path, examples: Sequence[Example]) -> None:
+    "Raise `RetinalError` where the next call would take what this one writes for photographs."
+    import os
+
+    here = os.path.realpath(folder)
+    if any(Path(os.path.realpath(one.photo.parent)).is_relative_to(here) for one in examples):
+        raise RetinalError(f"{printable(folder)} holds the photographs: choose another folder for the answer.")
+
+
 def _told(judges: Judges, allow_leaks: bool) -> str:
     "Who was found to be known, in a line."
     if not judges.seen:
-        return "None of these eyes was found among those that the model has seen." + "".join(
-            f" But {sentence}" for sentence in judges.doubts
-        )
+        return "None of these eyes is known to have been seen by the model."
     what = "kept, as leaks are allowed" if allow_leaks else "left out"
     return f"{how_many(len(judges.seen), 'photograph')} of eyes that the model has seen: {what}."
 

@@ -103,7 +103,7 @@ def find_judges(
         raise RetinalError(_nobody(len(annotated), len(found), len(failed)))
     of_name = {one.name: digests[str(one.photo)] for one in judges if str(one.photo) in digests}
     doubts = [sentence for one in learned for sentence in one.doubts]
-    why = {name: str(one) for name, one in found.items()}
+    why = {one.name: str(found[one.name]) for one in examples if one.name in found}
     return Judges(tuple(judges), of_name, why, failed, tuple(dict.fromkeys(doubts)))
 
 

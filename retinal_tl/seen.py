@@ -88,8 +88,10 @@ class Seen:
     def __str__(self) -> str:
         how = "has the name of" if self.score is None else "shows the same eye as"
         score = "" if self.score is None else f" (likeness {self.score:.2f})"
-        did = dict(training="has learned from", validation="was chosen by")[self.part]
-        return f"{printable(self.name)} {how} {printable(self.other)}{score}, which {printable(self.model)} {did}."
+        did = f"{printable(self.model)} has learned from"
+        if self.part == "validation":
+            did = f"chose the thresholds of {printable(self.model)}"
+        return f"{printable(self.name)} {how} {printable(self.other)}{score}, which {did}."
 
 
 Search = Callable[[Signatures, Signatures], Sequence[Pair]]  # such as `find_same_eyes`

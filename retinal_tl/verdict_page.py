@@ -106,7 +106,7 @@ def _cell(part: Mapping[str, Any], key: str) -> dict[str, str]:
         return _text("not defined")
     if low is None or high is None:
         return _text(f"{value:.3f}")
-    return _text(f"{value:.3f}", "too few to say" if low <= 0 and high >= 1 else f"{low:.3f} to {high:.3f}")
+    return _text(f"{value:.3f}", "too few to say" if low < 5e-4 and high > 1 - 5e-4 else f"{low:.3f} to {high:.3f}")
 
 
 def _text(text: object, interval: str = "") -> dict[str, str]:
