@@ -19,7 +19,7 @@ import builtin_signatures
 from toy_data import SHARED, needs_idrid
 
 from browser import CHROMIUM, Browser
-from retinal_tl import counts
+from retinal_tl import counts, verdict_page
 from retinal_tl.cards import SplitNames, read_card
 from retinal_tl.command import main
 from retinal_tl.core import RetinalError
@@ -62,6 +62,14 @@ def own(tmp_path_factory):
 def data(own, tmp_path):
     """A copy of them that may be spoilt."""
     return Path(shutil.copytree(own[0], tmp_path / "own"))
+
+
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    """Neither curves nor the measuring of photographs, which take most of the time and have tests of their own."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(counts, "photo_warnings", lambda photo, field: [])
+        monkeypatch.setattr(verdict_page, "draw_curves", lambda kind, figures: [])
 
 
 def toy(place, own, learned=(), chosen=(), name="toy", **changes):
