@@ -225,13 +225,11 @@ def _metrics(
     from retinal_tl.run_folders import _versions
 
     judges, used, left_out, warned = counted
-    leaks = list(judges.seen.values()) if options.allow_leaks else []
-    warnings = list(judges.doubts)
+    leaks, warnings = list(judges.seen.values()) if options.allow_leaks else [], list(judges.doubts)
     if leaks:
+        photos = how_many(len(leaks), "photograph")
         warnings.insert(
-            0,
-            f"{how_many(len(leaks), 'photograph')} of eyes that the model has seen were kept, since leaks were "
-            "allowed: the figures flatter it, and say nothing about other eyes.",
+            0, f"{photos} of eyes that the model has seen {'was' if len(leaks) == 1 else 'were'} {_FLATTERS}"
         )
     metrics = dict(
         schema_version=1,
@@ -256,6 +254,9 @@ def _metrics(
         versions={name: version for name, version in _versions().items() if name not in ("keras", "tensorflow", "jax")},
     )
     return plain(metrics)  # type: ignore[return-value]
+
+
+_FLATTERS = "kept, since leaks were allowed: the figures flatter it, and say nothing about other eyes."
 
 
 def _about(run: Run) -> dict[str, Any]:

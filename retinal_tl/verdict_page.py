@@ -137,8 +137,8 @@ def _lesion_tables(figures: Mapping[str, Mapping[str, Any]]) -> list[dict]:
 
 
 _INTERVALS = (
-    "At the thresholds of the model's card, which were chosen on other photographs. Below each figure its 95 % "
-    "interval, by bootstrap over eyes: what other eyes of the same kind might have given."
+    "At the thresholds of the model's card: none was chosen here. Below each figure its 95 % interval, by bootstrap "
+    "over eyes: what other eyes of the same kind might have given."
 )
 
 
