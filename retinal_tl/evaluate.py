@@ -317,7 +317,7 @@ def _beside(photo: SheetPhoto) -> bytes:
 
     data = [base64.b64decode(uri.partition(",")[2]) for uri in (photo.photo, photo.outcome) if uri]
     picture = np.hstack([np.asarray(cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_COLOR)) for one in data])
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
 
 
 def _csv_row(row: Mapping, eyes: Mapping[str, str], score: str) -> dict[str, object]:
