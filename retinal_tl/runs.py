@@ -35,7 +35,7 @@ from .datasets import Dataset, Example
 from .images import write_png
 from .inference import classify_prepared, crop_maps
 from .judging import area_over_tiles, area_under_roc, judge_classifier, judge_segmenter
-from .leakage import Signatures, join_signatures, open_signatures, write_signatures
+from .leakage import Signatures, join_signatures, open_signatures, read_signatures, write_signatures
 from .patches import PatchSource, with_hard_negatives
 from .plans import Plan, plan
 from .preprocess import Prepared, prepare_file
@@ -235,11 +235,18 @@ def train(
     write_png(folder / "figures" / "examples.png", picture)
     history = fit(model, lesson.make_batch, lesson.validate, folder, recipe_for(plan.settings), report)
     files = save_model(model, folder, card, lesson.tiles)
-    write_signatures(folder / "signatures.npz", _learned_signatures(plan))
+    _write_seen(folder, plan)
     seconds = round(sum(row["seconds"] for row in history), 1)
     facts = replace(card.training, seconds=seconds, epochs=len(history))
     write_card(folder, replace(card, status="trained", files=files, training=facts))
     return folder
+
+
+def _write_seen(folder: Path, plan: Plan) -> None:
+    "The signatures of what was learned from, and of what chooses the epoch and the thresholds."
+    write_signatures(folder / "signatures.npz", _learned_signatures(plan))
+    chosen = {example.name: example.photo for example in plan.split.validation}
+    write_signatures(folder / "validation_signatures.npz", read_signatures(chosen, cache_of(plan.settings))[0])
 
 
 def _learned_signatures(plan: Plan) -> Signatures:

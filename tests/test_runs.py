@@ -19,6 +19,7 @@ import pytest
 from retinal_tl.cards import check_files, read_card
 from retinal_tl.core import RetinalError
 from retinal_tl.images import read_mask, write_png
+from retinal_tl.leakage import open_signatures
 from retinal_tl.plans import plan
 from retinal_tl.settings import PRESETS, Stage1, Stage2
 from retinal_tl.synthetic import write_synthetic
@@ -211,7 +212,8 @@ def test_a_card_says_how_its_model_was_trained(stage1):
     card = read_card(stage1)
     assert card.training.backend == keras.backend.backend() and card.training.precision == "float32"
     assert card.versions["retinal_tl"] == retinal_tl.__version__
-    assert (stage1 / "signatures.npz").exists()
+    for part, name in (("training", "signatures.npz"), ("validation", "validation_signatures.npz")):
+        assert sorted(open_signatures(stage1 / name).names) == sorted(getattr(card.split, part)), part
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
