@@ -57,7 +57,7 @@ def _brightness(image: Image.Image) -> np.ndarray:  # uint8 (256,)
 
 # %% ../nbs/01b_masks.ipynb #mk-kinds
 _MANY = 16  # a file of more colors than this has soft edges
-_SHOWN = 6  # colors of a map that its message lists
+_SHOWN = 8  # colors of a map that its message lists
 
 
 def _coded(image: Image.Image, marks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -121,12 +121,14 @@ def _kinds(pixels: np.ndarray, codes: np.ndarray, colors: np.ndarray, soft: bool
 
 def _map_text(image: Image.Image, marks: np.ndarray) -> str:  # follows the name of the file; empty for a mask
     "What is found in a file that holds more than the mask of one lesion can."
-    if image.mode in ("1", "L") and sum(map(bool, image.histogram())) <= 2:
+    if image.mode in ("1", "L", "P") and sum(map(bool, image.histogram())) <= 2:
         return ""  # nearly every mask there is
     pixels, codes, colors = _coded(image, marks)
     kinds = sorted(_kinds(pixels, codes, colors, image.format == "JPEG"))
     if len(kinds) <= 2:
         return ""
+    used = np.flatnonzero(_counted(codes, len(colors))).tolist()
+    kinds = used if len(used) <= _MANY else kinds  # with those that fill no area, such as a thin rim
     gray = bool((np.ptp(colors[kinds], axis=1) == 0).all())
     shown = [str(kind) if gray and image.mode != "P" else _color_text(image, codes, kind) for kind in kinds[:_SHOWN]]
     listed = ", ".join(shown) + (", ..." if len(kinds) > _SHOWN else "")
