@@ -95,10 +95,11 @@ def _alike(one: np.ndarray, other: np.ndarray, soft: bool) -> bool:
     return bool(((apart == 0) | (apart < 8) & (np.minimum(one, other) > 128)).all())
 
 
-def _even(pixels: np.ndarray) -> np.ndarray:  # uint8 (height, width), 1 or 0
-    "Where all eight neighbors have a pixel's color."
+def _even(pixels: np.ndarray, soft: bool) -> np.ndarray:  # uint8 (height, width), 1 or 0
+    "Where all eight neighbors have a pixel's color, or nearly so where JPEG or a blur has touched them."
     around = np.ones((3, 3), np.uint8)
-    same = cv2.dilate(pixels, around) == cv2.erode(pixels, around)
+    apart = cv2.dilate(pixels, around) - cv2.erode(pixels, around)
+    same = apart <= (pixels.max() // 20 if soft else 0)
     return (same if same.ndim == 2 else same.all(axis=2)).astype(np.uint8)
 
 
@@ -108,7 +109,7 @@ def _kinds(pixels: np.ndarray, codes: np.ndarray, colors: np.ndarray, soft: bool
     if len(used) <= 2:
         return used.tolist()
     soft = soft or len(used) > _MANY
-    counts = _counted(codes, len(colors), _even(pixels))
+    counts = _counted(codes, len(colors), _even(pixels, soft))
     areas: dict[int, float] = {}
     for number in np.argsort(-counts, kind="stable")[:256].tolist():
         if counts[number] > 0:
