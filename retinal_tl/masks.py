@@ -116,7 +116,7 @@ def _kinds(pixels: np.ndarray, codes: np.ndarray, colors: np.ndarray, soft: bool
             kind = next((one for one in areas if _alike(colors[one], colors[number], soft)), number)
             areas[kind] = areas.get(kind, 0) + counts[number]
     largest = sorted(areas.values(), reverse=True)
-    least = max(16 if soft else 4, (0.02 if soft else 0.001) * largest[min(1, len(largest) - 1)]) if largest else 0
+    least = max(16 if soft else 4, (0.05 if soft else 0.001) * largest[min(1, len(largest) - 1)]) if largest else 0
     return [number for number, area in areas.items() if area >= least]
 
 
