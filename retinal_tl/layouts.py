@@ -131,34 +131,25 @@ _NO_PICTURES = {
 }  # nor meant to be
 
 
+def _other_files(folder: Path, pictures: Iterable[Path]) -> list[Path]:
+    "The files of a folder beside its pictures that were meant to be something."
+    others = sorted(set(folder.iterdir()) - set(pictures))
+    meant = lambda path: not path.name.startswith(".") and path.suffix.lower() not in _NO_PICTURES
+    return [path for path in others if meant(path) and not path.is_dir()]
+
+
 def passed_over(
     folder: Path,  # of photographs
     reading: Reading,  # takes a sentence for files, and one for folders
 ) -> None:
     "Say what lies among photographs and is not looked at; tables, notes and what systems leave behind do not count."
-    pictures = set(pictures_in(folder))
-    others = [path for path in sorted(folder.iterdir()) if path not in pictures and not path.name.startswith(".")]
-    folders = [path for path in others if path.is_dir() and path.name != "__MACOSX"]
-    files = [path for path in others if not path.is_dir() and path.suffix.lower() not in _NO_PICTURES]
-    for found, thing, why in [
-        (files, "file", "no picture by its name"),
-        (folders, "folder", "photographs are looked for above it"),
-    ]:
+    files = _other_files(folder, pictures_in(folder))
+    folders = [path for path in folders_below(folder, 1) if path != folder]
+    for found, thing, why in [(files, "file", "by name no picture"), (folders, "folder", "as no folder is entered")]:
+        names = ", ".join(printable(path.name) for path in found[:5]) + (", ..." if len(found) > 5 else "")
         if found:
-            names = ", ".join(printable(path.name) for path in found[:5]) + (", ..." if len(found) > 5 else "")
-            verb, reason = (
-                ("was", why)
-                if len(found) == 1
-                else (
-                    "were",
-                    why.replace("no picture by its name", "no pictures by their names").replace(
-                        "above it", "above them"
-                    ),
-                )
-            )
-            reading.problems.append(
-                f"{reading.place(folder)}: {how_many(len(found), thing)} {verb} not looked at ({reason}): {names}."
-            )
+            where = f"{reading.place(folder)}: " if folder != reading.root else ""
+            reading.problems.append(f"{where}{how_many(len(found), thing)} not looked at, {why}: {names}.")
 
 # %% ../nbs/06a_layouts.ipynb #cell-23
 @dataclass(frozen=True)
@@ -396,8 +387,11 @@ def masks_by_lesion(
         folder = folder_named(home, name)
         if folder is None:
             continue
-        if paths := pictures_in(folder):
-            files[lesion] = {path: same_name(path.stem) for path in paths}
+        paths = pictures_in(folder)
+        if paths:
+            named = {path: same_name(path.stem) for path in paths}
+            others = {path: same_name(path.stem) for path in _other_files(folder, paths)}  # reading one says what it is
+            files[lesion] = {**named, **{path: name for path, name in others.items() if name not in named.values()}}
         else:
             reading.problems.append(f"{reading.place(folder)} holds no masks; {lesion} count as not annotated.")
     return files

@@ -7,6 +7,7 @@ __all__ = ['read_mask', 'MaskContent', 'noted_turn', 'inspect_mask']
 
 # %% ../nbs/01b_masks.ipynb #mk-imp
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -99,8 +100,8 @@ def _even(pixels: np.ndarray, soft: bool) -> np.ndarray:  # uint8 (height, width
     "Where all eight neighbors have a pixel's color, or nearly so where JPEG or a blur has touched them."
     around = np.ones((3, 3), np.uint8)
     apart = cv2.dilate(pixels, around) - cv2.erode(pixels, around)
-    same = apart <= (pixels.max() // 20 if soft else 0)
-    return (same if same.ndim == 2 else same.all(axis=2)).astype(np.uint8)
+    same = np.asarray(apart <= (int(pixels.max()) // 20 if soft else 0))
+    return np.asarray(same if same.ndim == 2 else same.all(axis=2), np.uint8)
 
 
 def _kinds(pixels: np.ndarray, codes: np.ndarray, colors: np.ndarray, soft: bool) -> list[int]:
@@ -175,6 +176,7 @@ def _check_size(path: str | Path | Outlines, size: tuple[int, int], shape: Seque
 
 # %% ../nbs/01b_masks.ipynb #mk-look
 _FAINT = 16  # of 255; what is brighter cannot be the noise of a black picture
+_SETTLED = 2_000_000_000  # nanoseconds; a file that was changed more recently may change again unnoticed
 
 
 @dataclass(frozen=True)
@@ -212,11 +214,13 @@ def inspect_mask(
         status = os.stat(path)
     except OSError:
         return _inspected.__wrapped__(str(path), 0, 0)  # reading it says what is wrong
-    return _inspected(str(path), status.st_size, status.st_mtime_ns)
+    fresh = time.time_ns() - status.st_mtime_ns < _SETTLED
+    look = _inspected.__wrapped__ if fresh else _inspected
+    return look(str(path), status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=100_000)
-def _inspected(path: str, size: int, time: int) -> MaskContent:
+def _inspected(path: str, size: int, changed: int) -> MaskContent:
     "What a file of this size and time holds."
     with _opened(path, MAX_PIXELS) as image:
         turned, (height, width) = _noted(image), _upright_size(image)
@@ -242,5 +246,7 @@ def _speck_text(marked: np.ndarray, count: int, top: int, jpeg: bool) -> str:  #
     if inner * 50 < count and count < marked.size:
         spots = cv2.connectedComponents(marked, connectivity=8)[0] - 1
         if count < (4 if top <= _FAINT else 2) * spots:
-            return f"marks {count} pixels of value {top}, scattered in {spots} specks, which may be noise in a black mask"
+            return (
+                f"marks {count} pixels of value {top}, scattered in {spots} specks, which may be noise in a black mask"
+            )
     return ""

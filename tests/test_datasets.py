@@ -41,7 +41,7 @@ def test_plain_folder(tmp_path):
         assert found["eye 1.png"].masks["exudates"].name == "eye 1_EX.tif"
         assert found["eye 1_2.png"].masks["exudates"].name == "eye 1_2.png"
         assert found["b.JPG"].masks["exudates"] is None and found["b.JPG"].label is True
-        assert "soft_exudates" not in found["c.png"].masks and found["c.png"].label is False
+        assert "soft_exudates" not in found["c.png"].masks and found["c.png"].label is None  # nobody can tell
         assert len(dataset.problems) == 3
         assert mentions(dataset.problems, "lost.png") and mentions(dataset.problems, "masks/exudate", "mean exudates")
         assert mentions(dataset.problems, "c.png has 2 masks of soft_exudates")
@@ -195,7 +195,7 @@ def test_masks_in_a_table(tmp_path):
     dataset = read_csv(own(tmp_path, header + "a.png,masks/a.png,absent,\nb.png,,absent,masks/none.png\n"))
     a, b = dataset.examples
     assert a.masks == {"exudates": tmp_path / "masks/a.png", "hemorrhages": None} and a.label is True
-    assert b.masks == {"hemorrhages": None} and b.label is False
+    assert b.masks == {"hemorrhages": None} and b.label is None  # somebody has drawn microaneurysms
     assert len(dataset.problems) == 1 and mentions(dataset.problems, "masks/none.png has no file", "microaneurysms")
 
 
