@@ -352,6 +352,7 @@ READERS = Registry("data set")
 READERS.add("synthetic", read_synthetic, root=False, table=False)
 for _name in ("idrid", "eophtha", "ddr", "messidor", "eyepacs", "aptos"):
     READERS.add(_name, f"retinal_tl.readers:read_{_name}", root=True, table=False)
+READERS.add("coco", "retinal_tl.coco_data:read_coco", root=False, table=True)
 READERS.add("csv", read_csv, root=False, table=True)
 READERS.add("folder", read_folder, root=True, table=False)
 

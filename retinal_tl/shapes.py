@@ -25,25 +25,31 @@ def fill_polygon(
 ) -> np.ndarray:  # bool (height, width)
     "The pixels whose centers lie inside of a polygon, where it crosses itself by even and odd. Raises `RetinalError`."
     mask = np.zeros(shape, bool)
+    _paint(mask, points)
+    return mask
+
+
+def _paint(mask: np.ndarray, points: np.ndarray) -> None:
+    "Add a polygon to a mask."
+    height, width = mask.shape
     start, end = np.asarray(points, float), np.roll(points, -1, axis=0).astype(float)
     low, high = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
-    first = np.clip(np.ceil(low - 0.5), 0, shape[0]).astype(int)  # of the rows whose centers an edge crosses
-    count = np.clip(np.ceil(high - 0.5), 0, shape[0]).astype(int) - first
+    first = np.clip(np.ceil(low - 0.5), 0, height).astype(int)  # of the rows whose centers an edge crosses
+    count = np.clip(np.ceil(high - 0.5), 0, height).astype(int) - first
     if count.sum() > _MAX_CROSSINGS:
-        raise RetinalError("An outline goes to and fro too often to be one; draw it again.")
+        raise RetinalError("an outline goes to and fro too often to be one; draw it again.")
     edge = np.repeat(np.arange(len(start)), count)
     if not len(edge):
-        return mask
+        return
     row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
     slope = (end[edge, 0] - start[edge, 0]) / (end[edge, 1] - start[edge, 1])
     column = np.ceil(start[edge, 0] + (row + 0.5 - start[edge, 1]) * slope - 0.5)
-    column = np.clip(column, 0, shape[1]).astype(int)
-    top, left, right = row.min(), column.min(), column.max()
-    wide = right - left + 1
-    crossed = np.bincount((row - top) * wide + column - left, minlength=(row.max() - top + 1) * wide).reshape(-1, wide)
-    inside = np.bitwise_xor.accumulate((crossed & 1).astype(bool), axis=1)[:, : shape[1] - left]
-    mask[top : top + len(inside), left : left + inside.shape[1]] = inside
-    return mask
+    column = np.clip(column, 0, width).astype(int)
+    top, left = row.min(), column.min()
+    size = row.max() - top + 1, column.max() - left + 1
+    crossed = np.bincount((row - top) * size[1] + column - left, minlength=size[0] * size[1]).reshape(size)
+    inside = np.bitwise_xor.accumulate((crossed & 1).astype(bool), axis=1)[:, : width - left]
+    mask[top : top + size[0], left : left + size[1]] |= inside
 
 # %% ../nbs/01a_shapes.ipynb #sh-run
 def unpack_runs(
@@ -55,7 +61,7 @@ def unpack_runs(
     for letter in text:
         bits = ord(letter) - 48
         if not 0 <= bits < 64 or shift > 60:
-            raise RetinalError("Its run lengths are not COCO's.")
+            raise RetinalError("the run lengths are not COCO's.")
         number |= (bits & 31) << shift
         shift += 5
         if not bits & 32:
@@ -63,7 +69,7 @@ def unpack_runs(
             runs.append(number + (runs[-2] if len(runs) > 2 else 0))
             number = shift = 0
     if shift:
-        raise RetinalError("Its run lengths are cut short.")
+        raise RetinalError("the run lengths are cut short.")
     return runs
 
 
@@ -73,7 +79,7 @@ def fill_runs(
 ) -> np.ndarray:  # bool (height, width)
     "The pixels of run lengths. Raises `RetinalError` unless they fill the picture exactly."
     if min(runs, default=0) < 0 or sum(runs) != shape[0] * shape[1]:
-        raise RetinalError(f"Its run lengths do not fill {shape[1]} x {shape[0]} pixels.")
+        raise RetinalError(f"the run lengths do not fill {shape[1]} x {shape[0]} pixels.")
     lesion = np.arange(len(runs)) % 2 == 1
     return np.repeat(lesion, runs).reshape(shape[::-1]).T
 
@@ -101,7 +107,7 @@ class Outlines:
         mask = np.zeros(self.shape, bool)
         try:
             for polygon in self.polygons:
-                mask |= fill_polygon(np.reshape(polygon, (-1, 2)), self.shape)
+                _paint(mask, np.reshape(polygon, (-1, 2)))
             for runs in self.runs:
                 mask |= fill_runs(runs, self.shape)
         except RetinalError as error:
