@@ -28,7 +28,7 @@ _NAMES = {
     "soft_exudates": ("soft exudate", "cotton wool spot", "cws", "se"),
 }
 _LESION_OF = {name: lesion for lesion, names in _NAMES.items() for name in names}
-_MAX_BYTES = 1_000_000_000  # of a file
+_MAX_BYTES = 500_000_000  # of a file
 _MAX_OUTLINES = 20_000  # of one lesion on one photograph
 _FARTHEST = 1e6  # pixels; no corner of an outline lies farther off
 
@@ -120,7 +120,7 @@ def _coco(path: Path) -> dict[str, list]:
     "The three lists of a COCO file. Raises `RetinalError` if it is none."
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise RetinalError(f"{printable(path)} is larger than a gigabyte; export fewer photographs at a time.")
+            raise RetinalError(f"{printable(path)} is larger than 500 MB; export fewer photographs at a time.")
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise RetinalError(f"{printable(path)} could not be read ({error.strerror}); check its path.") from None
@@ -145,7 +145,8 @@ def _images(entries: Sequence[object], path: Path, homes: Sequence[Path], readin
         reading.problems.append(f"{printable(path.name)}: {count} without id or file name; left out.")
     images, odd = {}, []
     files: dict[Path, list[object]] = {}
-    ids, known = Counter(entry["id"] for entry in usable), {}
+    ids = Counter(entry["id"] for entry in usable)
+    known: dict[Path, dict] = {}
     for entry in usable:
         name, number = str(entry["file_name"]), entry["id"]
         photo, wrong = _file_below(name, reading.root, homes, known)
@@ -156,7 +157,7 @@ def _images(entries: Sequence[object], path: Path, homes: Sequence[Path], readin
         if wrong or photo is None:
             odd.append(f"{printable(path.name)}: {printable(name)} {wrong}; left out.")
         else:
-            images[number] = _Image(photo, shape)
+            images[number] = _Image(photo, (entry["height"], entry["width"]))
             files.setdefault(photo, []).append(number)
     for photo, numbers in files.items():
         if len(numbers) > 1:
@@ -185,7 +186,7 @@ def read_coco(
     root: str | Path | None = None,  # folder that every photograph is below; none: the folder of the file
     csv: str | Path | None = None,  # the COCO file, from `root` or from here; none: `annotations.json`, or the only one
 ) -> Dataset:  # source `coco`
-    "Photographs with the outlines of a labelling tool. Raises `RetinalError` if the file is not found or cannot be used."
+    "Photographs with the outlines of a labelling tool. Raises `RetinalError` for a file that cannot be used."
     if root is None and csv is None:
         raise RetinalError("There is no COCO file; give its folder as data_root or the file as csv.")
     reading = Reading(Path(str(csv)).expanduser().parent if root is None else root, "outlines in COCO's format")
@@ -232,8 +233,11 @@ def _drawn(
     found: dict[tuple[object, str], _Drawn] = {}
     odd, strays = [], 0
     for entry in entries:
-        usable = isinstance(entry, dict) and _known(entry, "image_id", "category_id")
-        if not usable or entry["image_id"] not in images:
+        if (
+            not isinstance(entry, dict)
+            or not _known(entry, "image_id", "category_id")
+            or entry["image_id"] not in images
+        ):
             strays += 1
         elif lesion := lesions.get(entry["category_id"]):
             image = images[entry["image_id"]]
@@ -263,7 +267,8 @@ def _example(
     reading: Reading,
 ) -> Example:
     "The example of an image."
-    place, masks = _below(image.photo, reading.root), {}
+    place = _below(image.photo, reading.root)
+    masks: dict[str, Path | Outlines | None] = {}
     for lesion in lesions:
         shapes = drawn.get((number, lesion), _Drawn())
         outlines = Outlines(path, f"{lesion} of {place}", image.shape, tuple(shapes.polygons), tuple(shapes.runs))

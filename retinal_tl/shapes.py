@@ -17,6 +17,7 @@ from .core import RetinalError, printable
 
 # %% ../nbs/01a_shapes.ipynb #sh-poly
 _MAX_CROSSINGS = 20_000_000  # of a polygon's edges with rows of pixels; no outline of a person comes near it
+_MAX_PAINTED = 2_000_000_000  # pixels, in all polygons of one lesion on one photograph
 
 
 def fill_polygon(
@@ -29,8 +30,8 @@ def fill_polygon(
     return mask
 
 
-def _paint(mask: np.ndarray, points: np.ndarray) -> None:
-    "Add a polygon to a mask."
+def _paint(mask: np.ndarray, points: np.ndarray) -> int:
+    "Add a polygon to a mask; how many pixels were looked at."
     height, width = mask.shape
     start, end = np.asarray(points, float), np.roll(points, -1, axis=0).astype(float)
     low, high = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
@@ -40,7 +41,7 @@ def _paint(mask: np.ndarray, points: np.ndarray) -> None:
         raise RetinalError("an outline goes to and fro too often to be one; draw it again.")
     edge = np.repeat(np.arange(len(start)), count)
     if not len(edge):
-        return
+        return 0
     row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
     slope = (end[edge, 0] - start[edge, 0]) / (end[edge, 1] - start[edge, 1])
     column = np.ceil(start[edge, 0] + (row + 0.5 - start[edge, 1]) * slope - 0.5)
@@ -50,6 +51,7 @@ def _paint(mask: np.ndarray, points: np.ndarray) -> None:
     crossed = np.bincount((row - top) * size[1] + column - left, minlength=size[0] * size[1]).reshape(size)
     inside = np.bitwise_xor.accumulate((crossed & 1).astype(bool), axis=1)[:, : width - left]
     mask[top : top + size[0], left : left + size[1]] |= inside
+    return int(size[0] * size[1])
 
 # %% ../nbs/01a_shapes.ipynb #sh-run
 def unpack_runs(
@@ -104,10 +106,12 @@ class Outlines:
 
     def mask(self) -> np.ndarray:  # bool (height, width)
         "All that is inside of any of them. Raises `RetinalError` for outlines that cannot be filled."
-        mask = np.zeros(self.shape, bool)
+        mask, painted = np.zeros(self.shape, bool), 0
         try:
             for polygon in self.polygons:
-                _paint(mask, np.reshape(polygon, (-1, 2)))
+                painted += _paint(mask, np.reshape(polygon, (-1, 2)))
+                if painted > _MAX_PAINTED:
+                    raise RetinalError("too many outlines lie one above the other.")
             for runs in self.runs:
                 mask |= fill_runs(runs, self.shape)
         except RetinalError as error:
