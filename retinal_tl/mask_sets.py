@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .core import RetinalError, available_cores, how_many
+from .images import photo_size
 from .layouts import Reading
 from .masks import MaskContent, inspect_mask, noted_turn
 from .shapes import Outlines
@@ -26,7 +27,7 @@ def believed_masks(
     "What the masks of a data set say. A file that cannot be read stays what it is: training and `check_data` tell."
     files = {path for of_photo in masks.values() for path in of_photo.values() if isinstance(path, Path)}
     contents = _looked_at(files)
-    turns = _turns(photo for photo, of_photo in masks.items() if contents.keys() & set(of_photo.values()))
+    photos = _headers(photo for photo, of_photo in masks.items() if contents.keys() & set(of_photo.values()))
     settled: dict[Path, dict[str, Path | Outlines | None]] = {photo: dict(found) for photo, found in masks.items()}
     for lesion in dict.fromkeys(lesion for of_photo in masks.values() for lesion in of_photo):
         known = {
@@ -34,13 +35,13 @@ def believed_masks(
             for photo, of_photo in masks.items()
             if isinstance(path := of_photo.get(lesion), Path) and path in contents
         }
-        black = [photo for photo, (_, content) in known.items() if not content.marked]
+        doubts = _doubts(known, photos, reading)
+        black = [photo for photo, (_, content) in known.items() if not content.marked and photo not in doubts]
         for photo in black:
             settled[photo][lesion] = None
         if black:
             count = f"{how_many(len(black), 'mask')} {'is' if len(black) == 1 else 'are'} black"
             reading.say([f"{count}: read as no {lesion.replace('_', ' ')}."])
-        doubts = _doubts(known, turns, reading)
         for photo in doubts:
             del settled[photo][lesion]
         reading.doubted |= doubts.keys()
@@ -58,10 +59,10 @@ def _looked_at(files: Iterable[Path]) -> dict[Path, MaskContent]:
     return found
 
 
-def _turns(photos: Iterable[Path]) -> dict[Path, int]:
-    "The orientation notes of photographs, of those that can be read."
-    found = {photo: _or_none(noted_turn, photo) for photo in photos}
-    return {photo: turn for photo, turn in found.items() if turn is not None}
+def _headers(photos: Iterable[Path]) -> dict[Path, tuple[int, tuple[int, int]]]:
+    "The orientation note of photographs and their size the right way up, of those that can be read."
+    found = {photo: _or_none(lambda path: (noted_turn(path), photo_size(path)), photo) for photo in photos}
+    return {photo: header for photo, header in found.items() if header is not None}
 
 
 def _or_none(function, path):
@@ -74,7 +75,7 @@ def _or_none(function, path):
 
 def _doubts(
     known: Mapping[Path, tuple[Path, MaskContent]],  # by photograph: the mask of one lesion
-    turns: Mapping[Path, int],  # of photographs
+    photos: Mapping[Path, tuple[int, tuple[int, int]]],  # their notes and sizes
     reading: Reading,
 ) -> dict[Path, str]:  # by photograph
     "Why masks of one lesion cannot be believed, in sentences without their ends."
@@ -82,9 +83,12 @@ def _doubts(
     maps = [path for path, content in marked.values() if content.map]
     highest = max((content.top for _, content in marked.values()), default=0)
     doubts = {}
-    for photo, (path, content) in marked.items():
-        name = reading.place(path)
-        if wrong := content.map or content.specks:
+    for photo, (path, content) in known.items():
+        name, (turn, size) = reading.place(path), photos.get(photo, (1, content.size))
+        if not content.marked:
+            if content.size != size:  # with marks, whoever reads it says so
+                doubts[photo] = f"{name} is black and of another size than its photograph"
+        elif wrong := content.map or content.specks:
             doubts[photo] = f"{name} {wrong}"
         elif content.top <= highest // 2:
             doubts[photo] = (
@@ -93,7 +97,7 @@ def _doubts(
             )
         elif 10 * len(maps) > len(marked):
             doubts[photo] = f"{name} lies among maps of several values, such as {reading.place(maps[0])}"
-        elif wrong := _turn_text(turns.get(photo, 1), content):
+        elif wrong := _turn_text(turn, content):
             doubts[photo] = f"{name} {wrong.format(reading.place(photo))}"
     return doubts
 
@@ -102,8 +106,7 @@ def _turn_text(turn: int, content: MaskContent) -> str:  # follows the name of t
     "Whether a mask may not lie on its photograph, because only one of them has a note that turns it."
     if (turn == 1) == (content.turned == 1):
         return ""
-    sides = content.stored
-    if sides[0] != sides[1] and (turn >= 5 or content.turned >= 5):
+    if content.size[0] != content.size[1] and (turn >= 5 or content.turned >= 5):
         return ""  # lying or standing: their sizes tell
     has, lacks = ("its photograph {}", "the mask") if turn != 1 else ("the mask", "its photograph {}")
     return (

@@ -186,7 +186,7 @@ class MaskContent:
     marked: int  # pixels
     top: int  # how bright the marks are, 0 to 255; 0 if there are none
     turned: int  # how a note in the file turns the pixels (EXIF 2.32, tag 0x0112); 1: not at all
-    stored: tuple[int, int]  # height, width before they are turned
+    size: tuple[int, int]  # height, width, the right way up
     map: str = ""  # why it is no mask but a map of several things; follows the name of the file
     specks: str = ""  # why its marks may be noise; follows the name of the file
 
@@ -220,17 +220,16 @@ def inspect_mask(
 
 
 @lru_cache(maxsize=100_000)
-def _inspected(path: str, size: int, changed: int) -> MaskContent:
+def _inspected(path: str, length: int, changed: int) -> MaskContent:
     "What a file of this size and time holds."
     with _opened(path, MAX_PIXELS) as image:
-        turned, (height, width) = _noted(image), _upright_size(image)
-        stored = (width, height) if turned >= 5 else (height, width)
+        turned, size = _noted(image), _upright_size(image)
         marks = _marks(path, image)
         largest = int(marks.max())
         marked = (marks > largest // 2).astype(np.uint8)
         count, top = cv2.countNonZero(marked), largest if largest < 256 else largest // 257
         return MaskContent(
-            count, top, turned, stored, _map_text(image, marks), _speck_text(marked, count, top, image.format == "JPEG")
+            count, top, turned, size, _map_text(image, marks), _speck_text(marked, count, top, image.format == "JPEG")
         )
 
 

@@ -307,7 +307,18 @@ def test_readers_say_what_they_need():
         dict(root=True, table=False),
         dict(root=True, table=False),
     ]
-    assert set(READERS) == {"synthetic", "idrid", "eophtha", "ddr", "messidor", "eyepacs", "aptos", "csv", "folder"}
+    assert set(READERS) == {
+        "synthetic",
+        "idrid",
+        "eophtha",
+        "ddr",
+        "messidor",
+        "eyepacs",
+        "aptos",
+        "coco",
+        "csv",
+        "folder",
+    }
     assert all(callable(READERS[name]) and READERS.fingerprint(name) == "" for name in READERS)
 
 
