@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from .core import LESIONS, Registry, RetinalError, nearest, printable
-from .images import PHOTO_SUFFIXES, read_photo
+from .images import PHOTO_SUFFIXES, open_photo
 from retinal_tl.layouts import (
     Reading,
     Table,
@@ -36,7 +36,7 @@ from retinal_tl.layouts import (
     same_name,
 )
 from .leakage import Pair
-from .mask_sets import believed_masks
+from .mask_sets import believed_masks, mask_doubts
 from .masks import read_mask
 from .preprocess import find_field_of_view
 from .shapes import Outlines
@@ -374,19 +374,23 @@ def _check_mask(path: Path | Outlines, lesion: str, label: bool | None, photo: n
     return ""
 
 
-def _check_example(example: Example) -> list[str]:
+def _check_example(example: Example, doubts: Mapping[tuple[Path, str], str]) -> list[str]:
     "What is odd about the files of one example."
     try:
-        photo = read_photo(example.photo)
+        photograph = open_photo(example.photo)
     except RetinalError as error:
         return [str(error)]
-    inside, problems = np.ones(photo.shape[:2], bool), []
+    photo = photograph.pixels
+    problems = [f"{printable(example.photo)}: {sentence}" for sentence in photograph.warnings]
+    inside = np.ones(photo.shape[:2], bool)
     try:
         inside = find_field_of_view(photo).mask(photo.shape[:2])
     except RetinalError as error:
         problems.append(f"{printable(example.photo)}: {error}")
     for lesion, path in example.masks.items():
-        if path and (problem := _check_mask(path, lesion, example.label, photo, inside)):
+        if doubt := doubts.get((example.photo, lesion)):
+            problems.append(f"{doubt}.")
+        elif path and (problem := _check_mask(path, lesion, example.label, photo, inside)):
             problems.append(problem)
     return problems
 
@@ -396,8 +400,13 @@ def check_data(
     same_eyes: Iterable[Pair] | None = None,  # pairs of photographs, by path or by name
 ) -> tuple[str, ...]:  # a sentence for each thing that is odd, beyond `dataset.problems`
     "What is odd about the files of a data set; goes on past those that cannot be read."
+    doubts: dict[tuple[Path, str], str] = {}
+    if dataset.root.is_dir():
+        reading = Reading(dataset.root, dataset.name)
+        doubts = mask_doubts({example.photo: example.masks for example in dataset.examples}, reading)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        problems = [problem for found in pool.map(_check_example, dataset.examples) for problem in found]
+        checked = pool.map(lambda example: _check_example(example, doubts), dataset.examples)
+        problems = [problem for found in checked for problem in found]
     eyes = {key: example.eye for example in dataset.examples for key in (example.name, str(example.photo))}
     for pair in same_eyes or ():
         if eyes.get(str(pair.first)) == eyes.get(str(pair.second)):
