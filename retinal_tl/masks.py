@@ -132,7 +132,8 @@ def _map_text(image: Image.Image, marks: np.ndarray) -> str:  # follows the name
     used = np.flatnonzero(_counted(codes, len(colors))).tolist()
     kinds = used if len(used) <= _MANY else kinds  # with those that fill no area, such as a thin rim
     gray = bool((np.ptp(colors[kinds], axis=1) == 0).all())
-    shown = [str(kind) if gray and image.mode != "P" else _color_text(image, codes, kind) for kind in kinds[:_SHOWN]]
+    numbers = gray and (image.mode != "P" or not np.ptp(_palette(image)[kinds], axis=0).any())
+    shown = [str(kind) if numbers else _color_text(image, codes, kind) for kind in kinds[:_SHOWN]]
     listed = ", ".join(shown) + (", ..." if len(kinds) > _SHOWN else "")
     what = "values" if gray else "colors"
     return (
