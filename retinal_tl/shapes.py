@@ -17,7 +17,7 @@ from .core import RetinalError, printable
 
 # %% ../nbs/01a_shapes.ipynb #sh-poly
 _MAX_CROSSINGS = 20_000_000  # of a polygon's edges with rows of pixels; no outline of a person comes near it
-_MAX_PAINTED = 2_000_000_000  # pixels, in all polygons of one lesion on one photograph
+_MAX_PAINTED = 1_000_000_000  # pixels, in all polygons of one lesion on one photograph
 
 
 def fill_polygon(
@@ -48,8 +48,10 @@ def _paint(mask: np.ndarray, points: np.ndarray) -> int:
     column = np.clip(column, 0, width).astype(int)
     top, left = row.min(), column.min()
     size = row.max() - top + 1, column.max() - left + 1
-    crossed = np.bincount((row - top) * size[1] + column - left, minlength=size[0] * size[1]).reshape(size)
-    inside = np.bitwise_xor.accumulate((crossed & 1).astype(bool), axis=1)[:, : width - left]
+    places, times = np.unique((row - top) * size[1] + column - left, return_counts=True)
+    crossed = np.zeros(size[0] * size[1], bool)
+    crossed[places[times % 2 == 1]] = True
+    inside = np.bitwise_xor.accumulate(crossed.reshape(size), axis=1)[:, : width - left]
     mask[top : top + size[0], left : left + size[1]] |= inside
     return int(size[0] * size[1])
 
