@@ -262,9 +262,11 @@ def _own_files(
         if photo is None:
             odd.append(f"{_row_text(own, line, row)} {wrong}; left out.")
             continue
-        if not photo.as_posix().endswith(PurePosixPath(row[own.image].replace("\\", "/")).as_posix()):
-            otherwise.append(f"{_row_text(own, line, row)} is read as {reading.place(photo)}.")
         named, lost = _own_masks(own, row, f"{printable(own.table.path.name)}, line {line}", odd)
+        for text, file in [(row[own.image], photo), *((row[f"mask_{lesion}"], file) for lesion, file in named.items())]:
+            if isinstance(file, Path) and not file.as_posix().endswith(PurePosixPath(text.replace("\\", "/")).as_posix()):
+                where = f"{printable(own.table.path.name)}, line {line}"
+                otherwise.append(f"{where}: {printable(text)} is read as {reading.place(file)}.")
         photos[line], masks[photo] = photo, {**own.masks.get(photo, {}), **named}
         reading.doubted |= {photo} if lost else set()
     reading.say(otherwise)
