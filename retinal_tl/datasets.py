@@ -264,7 +264,9 @@ def _own_files(
             continue
         named, lost = _own_masks(own, row, f"{printable(own.table.path.name)}, line {line}", odd)
         for text, file in [(row[own.image], photo), *((row[f"mask_{lesion}"], file) for lesion, file in named.items())]:
-            if isinstance(file, Path) and not file.as_posix().endswith(PurePosixPath(text.replace("\\", "/")).as_posix()):
+            if isinstance(file, Path) and not file.as_posix().endswith(
+                PurePosixPath(text.replace("\\", "/")).as_posix()
+            ):
                 where = f"{printable(own.table.path.name)}, line {line}"
                 otherwise.append(f"{where}: {printable(text)} is read as {reading.place(file)}.")
         photos[line], masks[photo] = photo, {**own.masks.get(photo, {}), **named}
