@@ -89,12 +89,15 @@ def check_data_command(
 ) -> int:  # exit status: 1 when something is odd
     "`retinal_tl check-data`. Raises `RetinalError` when there is no such data set."
     from retinal_tl.datasets import check_data
-    from retinal_tl.readers import open_data
+    from retinal_tl.readers import read_data
 
-    dataset = open_data(arguments.data, arguments.data_root, arguments.csv)
+    dataset = read_data(arguments.data, arguments.data_root, arguments.csv)
     print(describe_data(dataset), flush=True)
+    for note in dict.fromkeys(dataset.notes):
+        print(f"note: {printable(note)}", flush=True)
     pairs, unread = _same_eyes(dataset.examples) if arguments.same_eyes else ((), ())
     odd = list(dict.fromkeys([*dataset.problems, *check_data(dataset, pairs), *unread]))
+    odd += [] if dataset.examples else ["no photograph is left to learn from."]
     for problem in odd:
         print(f"odd: {printable(problem)}", flush=True)
     print(f"{len(odd)} odd thing{' was' if len(odd) == 1 else 's were'} found." if odd else "Nothing odd was found.")
@@ -280,17 +283,17 @@ def _add_check_data(commands: Any) -> None:
         help="say what is in a data set and what is odd about it",
         description=(
             "Count photographs, eyes, labels and masks; then look for files that cannot be read, masks of another size "
-            "than their photograph or over 30 % of the field of view, and photographs of the same eye. Exit status 1 "
-            "when something is odd."
+            "than their photograph, over 30 % of the field of view or with more than two values, and photographs of "
+            "the same eye. Exit status 1 when something is odd."
         ),
     )
-    data = "idrid, eophtha, ddr, messidor, eyepacs, aptos, csv, folder or synthetic; several with + between"
+    data = "idrid, eophtha, ddr, messidor, eyepacs, aptos, coco, csv, folder or synthetic; several with + between"
     root = "the folder as it was downloaded; for several data sets, folders in the same order with + between"
     same = "leave out the search for the same eye, which takes longest"
     add = parser.add_argument
     add("--data", required=True, metavar="NAME", help=data)
     add("--data-root", metavar="DIR", help=root)
-    add("--csv", metavar="FILE", help="the table, for --data csv")
+    add("--csv", metavar="FILE", help="the table, for --data csv, or the file of --data coco")
     add("--no-same-eyes", dest="same_eyes", action="store_false", help=same)
     parser.set_defaults(work=check_data_command)
 

@@ -8,6 +8,7 @@ __all__ = ['READERS', 'MAX_MASK_SHARE', 'Example', 'Dataset', 'check_unique_name
 
 # %% ../nbs/07_datasets.ipynb #cell-2
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -16,23 +17,29 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from .core import LESIONS, Registry, RetinalError, nearest, printable
-from .images import PHOTO_SUFFIXES, read_mask, read_photo
+from .images import PHOTO_SUFFIXES, open_photo
 from retinal_tl.layouts import (
     Reading,
     Table,
+    files_meant,
     folder_named,
     folders_below,
     masks_by_lesion,
     masks_of_photos,
+    passed_over,
     photo_stem,
     photos_by_stem,
     pictures_in,
     plain_name,
     read_table,
     rows_by_photo,
+    same_name,
 )
 from .leakage import Pair
+from .mask_sets import believed_masks, mask_doubts
+from .masks import read_mask
 from .preprocess import find_field_of_view
+from .shapes import Outlines
 from .synthetic import write_synthetic
 
 # %% ../nbs/07_datasets.ipynb #cell-8
@@ -42,7 +49,7 @@ class Example:
 
     photo: Path  # its file
     label: bool | None  # whether it shows a lesion; `None`: unknown
-    masks: Mapping[str, Path | None] = field(hash=False)  # by lesion; `None`: absent; no key: not annotated
+    masks: Mapping[str, Path | Outlines | None] = field(hash=False)  # by lesion; `None`: absent; no key: not annotated
     eye: str  # what splits keep together: patient, examination or photograph
     source: str  # where it comes from: `idrid`, `idrid/test`, `ddr/valid`, ...
     name: str = ""  # unique in its data set: `csv:patient0/left.png`; by default source and file name
@@ -60,6 +67,7 @@ class Dataset:
     root: Path  # folder that was read
     examples: tuple[Example, ...]  # in the order of their names
     problems: tuple[str, ...] = ()  # a sentence for each thing that was odd or left out
+    notes: tuple[str, ...] = ()  # a sentence for each thing that was not as it should be, and settled without doubt
 
 # %% ../nbs/07_datasets.ipynb #ds-unique-code
 def check_unique_names(
@@ -77,10 +85,13 @@ def check_unique_names(
 
 # %% ../nbs/07_datasets.ipynb #cell-12
 def label_by_masks(
-    masks: Mapping[str, Path | None],  # as in `Example`
-) -> bool | None:  # none: nothing is annotated
-    "Whether a photograph with these masks shows a lesion: yes if there is a mask file, no if all lesions are absent."
-    return any(mask is not None for mask in masks.values()) if masks else None
+    masks: Mapping[str, Path | Outlines | None],  # as in `Example`
+    doubted: bool = False,  # a mask was left out, so that there may be more than these
+) -> bool | None:  # none: nobody knows
+    "Whether a photograph with these masks shows a lesion: yes if there is a mask, no if all lesions are absent."
+    if any(mask is not None for mask in masks.values()):
+        return True
+    return False if masks and not doubted else None
 
 
 def outlined_examples(
@@ -93,18 +104,16 @@ def outlined_examples(
 ) -> list[Example]:  # in the order of their names
     "An example for each photograph of a folder, with its masks from the folders of the lesions."
     photos = photos_by_stem([photo_folder], reading)
-    masks = masks_of_photos(photos, masks_by_lesion(mask_folder, names, reading), reading)
-    return [
-        Example(photo, label_by_masks(masks[name]), masks[name], eye(photo.stem), source)
-        for name, photo in photos.items()
-    ]
+    passed_over(photo_folder, reading)
+    found = masks_of_photos(photos, masks_by_lesion(mask_folder, names, reading), reading)
+    masks = believed_masks({photo: found[name] for name, photo in photos.items()}, reading)
+    label = lambda photo: label_by_masks(masks[photo], photo in reading.doubted)
+    return [Example(photo, label(photo), masks[photo], eye(photo.stem), source) for photo in photos.values()]
 
 # %% ../nbs/07_datasets.ipynb #cell-69
-_TRUTHS = {
-    "": None,
-    **dict.fromkeys(("1", "1.0", "yes", "true"), True),
-    **dict.fromkeys(("0", "0.0", "no", "false"), False),
-}
+_YES = "1 yes y true ja wahr oui vrai si sí verdadero vero sim verdadeiro waar tak prawda sant tosi"  # as Excel
+_NO = "0 no n false nein falsch non faux falso não nee onwaar nie fałsz falskt epätosi"  # in many languages
+_TRUTHS = {"": None, **dict.fromkeys(_YES.split(), True), **dict.fromkeys(_NO.split(), False)}
 _PARTS = {"": "", "training": "/train", "train": "/train", "validation": "/valid", "valid": "/valid", "test": "/test"}
 
 
@@ -112,14 +121,18 @@ def _file_below(
     name: str,  # as a table says it
     root: Path,  # no file outside it is given
     homes: Sequence[Path],  # folders that the name may start from
+    known: dict[Path, dict],  # as in `files_meant`
 ) -> tuple[Path | None, str]:  # the file, or what is wrong with its name
     "A file that a table names."
     parts, outside = PurePosixPath(name.replace("\\", "/")), (None, "leads out of the data folder")
     if parts.is_absolute() or PureWindowsPath(name).drive or ".." in parts.parts:
         return outside
-    path = next((home / parts for home in homes if os.path.isfile(home / parts)), None)
-    if path is None:
+    meant = next((found for home in homes if (found := files_meant(home, parts, known))), [])
+    if len(meant) > 1:
+        return None, f"can mean {' or '.join(printable(path.name) for path in meant[:3])}"
+    if not meant:
         return None, "has no file"
+    path = meant[0]
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         return outside
     return (path, "") if path.suffix.lower() in PHOTO_SUFFIXES else (None, "is not a picture by its suffix")
@@ -141,11 +154,12 @@ class _OwnTable:
     root: Path  # the data set's folder, that every file is below
     homes: tuple[Path, ...]  # folders that a file's name may start from
     source: str
-    masks: Mapping[Path, Mapping[str, Path | None]]  # that photographs have from elsewhere
+    masks: Mapping[Path, Mapping[str, Path | Outlines | None]]  # that photographs have from elsewhere
+    known: dict[Path, dict] = field(default_factory=dict)  # folders that were looked into
 
     def file(self, text: str) -> tuple[Path | None, str]:
         "The file that a row names, or what is wrong with its name."
-        return _file_below(text, self.root, self.homes)
+        return _file_below(text, self.root, self.homes, self.known)
 
 
 def _open_table(path: Path) -> tuple[Table, str]:
@@ -159,17 +173,21 @@ def _open_table(path: Path) -> tuple[Table, str]:
     return read_table(path, [image] if set(masks) & set(columns) else [image, "lesion"]), image
 
 
-def _own_masks(own: _OwnTable, row: Mapping[str, str], where: str, odd: list[str]) -> dict[str, Path | None]:
-    "The masks that a row names."
-    masks = {}
+def _own_masks(
+    own: _OwnTable, row: Mapping[str, str], where: str, odd: list[str]
+) -> tuple[dict[str, Path | Outlines | None], bool]:
+    "The masks that a row names, and whether one of them could not be found."
+    masks: dict[str, Path | Outlines | None] = {}
+    lost = False
     for lesion in LESIONS:
         text = row.get(f"mask_{lesion}", "")
         path, wrong = own.file(text) if text and text.casefold() != "absent" else (None, "")
         if wrong:
             odd.append(f"{where}: the mask {printable(text)} {wrong}; {lesion} count as not annotated.")
+            lost = True
         elif text:
             masks[lesion] = path
-    return masks
+    return masks, lost
 
 
 def _own_eye(row: Mapping[str, str]) -> str | None:
@@ -180,25 +198,28 @@ def _own_eye(row: Mapping[str, str]) -> str | None:
     return f"idrid:{photo_stem(twin)}" if twin else None
 
 # %% ../nbs/07_datasets.ipynb #cell-73
-def _own_row(own: _OwnTable, row: Mapping[str, str], where: str, odd: list[str]) -> Example | None:
-    "The example of a row, if it makes one."
-    truth, part = (row.get(column, "").casefold() for column in ("lesion", "split"))
+def _truth(row: Mapping[str, str]) -> str:
+    "What a row says of lesions, as `_TRUTHS` has it: `1,0` is 1."
+    text = same_name(row.get("lesion", ""))
+    whole = re.fullmatch(r"([01])[.,]0*", text)
+    return whole[1] if whole else text
+
+
+def _usable(own: _OwnTable, row: Mapping[str, str]) -> tuple[Path | None, str]:
+    "The photograph of a row, or what is wrong with the row."
     photo, wrong = own.file(row[own.image])
-    if not wrong and truth not in _TRUTHS:
-        wrong = f"has the unknown label {printable(truth)!r}, which should be 1 or 0"
-    if not wrong and part not in _PARTS:
-        wrong = f"has the unknown split {printable(part)!r}, which should be training, validation or test"
-    masks: dict[str, Path | None] = {}
-    if photo and not wrong:
-        masks = {**own.masks.get(photo, {}), **_own_masks(own, row, where, odd)}
-    label = label_by_masks(masks) if _TRUTHS.get(truth) is None else _TRUTHS[truth]
-    if not wrong and label is None:
-        wrong = "has neither label nor mask"
-    if wrong or photo is None:
-        odd.append(f"{where}: {printable(row[own.image])} {wrong}; left out.")
-        return None
-    source, place = own.source + _PARTS[part], _below(photo, own.root)
-    return Example(photo, label, masks, _own_eye(row) or f"{own.source}:{place}", source, f"{source}:{place}")
+    if not wrong and _truth(row) not in _TRUTHS:
+        wrong = f"has the unknown label {printable(row['lesion'])!r}, which should be 1 or 0"
+    if not wrong and row.get("split", "").casefold() not in _PARTS:
+        wrong = f"has the unknown split {printable(row['split'])!r}, which should be training, validation or test"
+    return (None, wrong) if wrong else (photo, "")
+
+
+def _own_example(own: _OwnTable, row: Mapping[str, str], photo: Path, label: bool | None) -> Example:
+    "The example of a row."
+    source, place = own.source + _PARTS[row.get("split", "").casefold()], _below(photo, own.root)
+    eye = _own_eye(row) or f"{own.source}:{place}"
+    return Example(photo, label, own.masks.get(photo, {}), eye, source, f"{source}:{place}")
 
 
 def _own_rows(own: _OwnTable, reading: Reading) -> tuple[list[Example], set[Path | None]]:
@@ -207,11 +228,51 @@ def _own_rows(own: _OwnTable, reading: Reading) -> tuple[list[Example], set[Path
     meaning = lambda row: {column: text for column, text in row.items() if column != own.image}
     rows = rows_by_photo(own.table, own.image, lambda text: own.file(text)[0] or text, meaning, reading)
     odd: list[str] = []
-    found = [_own_row(own, row, f"{printable(own.table.path.name)}, line {line}", odd) for line, row in rows]
+    photos, masks = _own_files(own, rows, reading, odd)
+    own, examples = replace(own, masks=believed_masks(masks, reading)), []
+    for line, row in rows:
+        if (photo := photos.get(line)) is None:
+            continue
+        truth, known = _TRUTHS[_truth(row)], own.masks[photo]
+        label = label_by_masks(known, photo in reading.doubted) if truth is None else truth
+        if label is None and not known:
+            odd.append(f"{_row_text(own, line, row)} has neither label nor mask; left out.")
+        else:
+            examples.append(_own_example(own, row, photo, label))
     reading.note(odd)
     columns = [own.image, *(f"mask_{lesion}" for lesion in LESIONS)]
     named = {own.file(row[column])[0] for _, row in own.table.rows for column in columns if row.get(column)}
-    return [example for example in found if example], named
+    return examples, named
+
+
+def _row_text(own: _OwnTable, line: int, row: Mapping[str, str]) -> str:
+    "A row as a sentence names it."
+    return f"{printable(own.table.path.name)}, line {line}: {printable(row[own.image])}"
+
+
+def _own_files(
+    own: _OwnTable, rows: Sequence[tuple[int, Mapping[str, str]]], reading: Reading, odd: list[str]
+) -> tuple[dict[int, Path], dict[Path, dict[str, Path | Outlines | None]]]:
+    "The photographs of usable rows by their lines, and the masks of these photographs."
+    photos: dict[int, Path] = {}
+    masks: dict[Path, dict[str, Path | Outlines | None]] = {}
+    otherwise = []
+    for line, row in rows:
+        photo, wrong = _usable(own, row)
+        if photo is None:
+            odd.append(f"{_row_text(own, line, row)} {wrong}; left out.")
+            continue
+        named, lost = _own_masks(own, row, f"{printable(own.table.path.name)}, line {line}", odd)
+        for text, file in [(row[own.image], photo), *((row[f"mask_{lesion}"], file) for lesion, file in named.items())]:
+            if isinstance(file, Path) and not file.as_posix().endswith(
+                PurePosixPath(text.replace("\\", "/")).as_posix()
+            ):
+                where = f"{printable(own.table.path.name)}, line {line}"
+                otherwise.append(f"{where}: {printable(text)} is read as {reading.place(file)}.")
+        photos[line], masks[photo] = photo, {**own.masks.get(photo, {}), **named}
+        reading.doubted |= {photo} if lost else set()
+    reading.say(otherwise)
+    return photos, masks
 
 # %% ../nbs/07_datasets.ipynb #cell-74
 def read_csv(
@@ -228,7 +289,7 @@ def read_csv(
     folders = sorted({example.photo.parent for example in examples})
     rowless = [photo for folder in folders for photo in pictures_in(folder) if photo not in named]
     reading.note([f"{reading.place(photo)} has no row in {printable(path.name)}; left out." for photo in rowless])
-    return Dataset("csv", reading.root, tuple(examples), tuple(reading.problems))
+    return Dataset("csv", reading.root, tuple(examples), tuple(reading.problems), tuple(reading.notes))
 
 
 def _csv_path(reading: Reading, csv: str | Path | None) -> Path:
@@ -268,7 +329,7 @@ def read_folder(
     _note_unknown_lesions(masks, reading)
     if (home / "labels.csv").is_file():
         examples = _with_table(examples, home, images, reading)
-    return Dataset("folder", reading.root, tuple(examples), tuple(reading.problems))
+    return Dataset("folder", reading.root, tuple(examples), tuple(reading.problems), tuple(reading.notes))
 
 
 def _with_table(examples: Sequence[Example], home: Path, images: Path, reading: Reading) -> list[Example]:
@@ -295,6 +356,7 @@ READERS = Registry("data set")
 READERS.add("synthetic", read_synthetic, root=False, table=False)
 for _name in ("idrid", "eophtha", "ddr", "messidor", "eyepacs", "aptos"):
     READERS.add(_name, f"retinal_tl.readers:read_{_name}", root=True, table=False)
+READERS.add("coco", "retinal_tl.coco_data:read_coco", root=False, table=True)
 READERS.add("csv", read_csv, root=False, table=True)
 READERS.add("folder", read_folder, root=True, table=False)
 
@@ -302,7 +364,7 @@ READERS.add("folder", read_folder, root=True, table=False)
 MAX_MASK_SHARE = 0.3  # of the field of view
 
 
-def _check_mask(path: Path, lesion: str, label: bool | None, photo: np.ndarray, inside: np.ndarray) -> str:
+def _check_mask(path: Path | Outlines, lesion: str, label: bool | None, photo: np.ndarray, inside: np.ndarray) -> str:
     "What is odd about one mask, or nothing."
     try:
         mask = read_mask(path, photo.shape[:2])
@@ -316,19 +378,23 @@ def _check_mask(path: Path, lesion: str, label: bool | None, photo: np.ndarray, 
     return ""
 
 
-def _check_example(example: Example) -> list[str]:
+def _check_example(example: Example, doubts: Mapping[tuple[Path, str], str]) -> list[str]:
     "What is odd about the files of one example."
     try:
-        photo = read_photo(example.photo)
+        photograph = open_photo(example.photo)
     except RetinalError as error:
         return [str(error)]
-    inside, problems = np.ones(photo.shape[:2], bool), []
+    photo = photograph.pixels
+    problems = [f"{printable(example.photo)}: {sentence}" for sentence in photograph.warnings]
+    inside = np.ones(photo.shape[:2], bool)
     try:
         inside = find_field_of_view(photo).mask(photo.shape[:2])
     except RetinalError as error:
         problems.append(f"{printable(example.photo)}: {error}")
     for lesion, path in example.masks.items():
-        if path and (problem := _check_mask(path, lesion, example.label, photo, inside)):
+        if doubt := doubts.get((example.photo, lesion)):
+            problems.append(f"{doubt}.")
+        elif path and (problem := _check_mask(path, lesion, example.label, photo, inside)):
             problems.append(problem)
     return problems
 
@@ -338,8 +404,13 @@ def check_data(
     same_eyes: Iterable[Pair] | None = None,  # pairs of photographs, by path or by name
 ) -> tuple[str, ...]:  # a sentence for each thing that is odd, beyond `dataset.problems`
     "What is odd about the files of a data set; goes on past those that cannot be read."
+    doubts: dict[tuple[Path, str], str] = {}
+    if dataset.root.is_dir():
+        reading = Reading(dataset.root, dataset.name)
+        doubts = mask_doubts({example.photo: example.masks for example in dataset.examples}, reading)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        problems = [problem for found in pool.map(_check_example, dataset.examples) for problem in found]
+        checked = pool.map(lambda example: _check_example(example, doubts), dataset.examples)
+        problems = [problem for found in checked for problem in found]
     eyes = {key: example.eye for example in dataset.examples for key in (example.name, str(example.photo))}
     for pair in same_eyes or ():
         if eyes.get(str(pair.first)) == eyes.get(str(pair.second)):

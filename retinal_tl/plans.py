@@ -171,7 +171,7 @@ def _plan_stage1(parameters: Mapping[str, object]) -> Plan:
     dataset = open_data(settings.data, settings.data_root, settings.csv)
     settings, examples, notes = labelled_examples(settings, parameters, dataset)
     guarded = guarded_split(examples, split_options(settings), Known(), cache_of(settings))
-    return _identified("stage1", settings, guarded, (), notes=(*dataset.problems, *notes))
+    return _identified("stage1", settings, guarded, (), notes=(*dataset.problems, *dataset.notes, *notes))
 
 # %% ../nbs/33b_plans.ipynb #plans-parents
 def _stage1_parent(
@@ -297,7 +297,7 @@ def _plan_stage2(parameters: Mapping[str, object], stage1: Plan | None = None) -
     dataset = open_data(settings.data, settings.data_root, settings.csv)
     known, unguarded = _known_to(parents, settings.allow_leaks)
     guarded = divide_outlined(dataset, settings, known)
-    notes = (*dataset.problems, *([said] if said else []))
+    notes = (*dataset.problems, *dataset.notes, *([said] if said else []))
     return _identified("stage2", settings, guarded, parents, unguarded, notes)
 
 

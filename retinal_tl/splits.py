@@ -22,6 +22,7 @@ from pathlib import Path
 from .core import RetinalError, file_digest, printable, write_text
 from .datasets import Example, check_unique_names
 from .leakage import Pair, Signatures, find_same_eyes, guard, join_signatures, read_signatures
+from .shapes import Outlines
 from .signatures import SAME_EYE
 
 # %% ../nbs/09_splits.ipynb #cell-92
@@ -200,10 +201,12 @@ def content_digests(
     "What each example teaches, as a digest over photograph, masks and label. Raises `RetinalError` for a lost file."
     examples = list(examples)
     check_unique_names(examples)
-    masks = [mask for example in examples for mask in example.masks.values() if mask]
+    masks = [mask for example in examples for mask in example.masks.values() if isinstance(mask, Path)]
     files = _file_digests([*(example.photo for example in examples), *masks], Path(cache))
 
     def digest(path):
+        if isinstance(path, Outlines):
+            return path.digest
         if str(path) not in files:
             raise RetinalError(f"{printable(path)} could not be read; check the data with `retinal_tl check-data`.")
         return files[str(path)]

@@ -7,7 +7,7 @@ import pytest
 from toy_data import by_name, examples_of, mentions, put, write_xls
 
 from retinal_tl import datasets
-from retinal_tl.core import RetinalError
+from retinal_tl.core import RetinalError, printable
 from retinal_tl.datasets import (
     READERS,
     Dataset,
@@ -20,6 +20,7 @@ from retinal_tl.datasets import (
 )
 from retinal_tl.layouts import read_table
 from retinal_tl.leakage import Pair
+from retinal_tl.readers import open_data, read_data
 from retinal_tl.synthetic import write_synthetic
 
 # --- plain folders --------------------------------------------------------------------------------------------------
@@ -41,7 +42,7 @@ def test_plain_folder(tmp_path):
         assert found["eye 1.png"].masks["exudates"].name == "eye 1_EX.tif"
         assert found["eye 1_2.png"].masks["exudates"].name == "eye 1_2.png"
         assert found["b.JPG"].masks["exudates"] is None and found["b.JPG"].label is True
-        assert "soft_exudates" not in found["c.png"].masks and found["c.png"].label is False
+        assert "soft_exudates" not in found["c.png"].masks and found["c.png"].label is None  # nobody can tell
         assert len(dataset.problems) == 3
         assert mentions(dataset.problems, "lost.png") and mentions(dataset.problems, "masks/exudate", "mean exudates")
         assert mentions(dataset.problems, "c.png has 2 masks of soft_exudates")
@@ -99,6 +100,15 @@ def own(tmp_path, text, *names):
         '"Image" , "LESION"\n"a.png","1"\n"b.png","0"\n'.replace(" ,", ",").replace(", ", ","),
         "image;lesion;note\na.png;yes;1,5\nb.png;no;2,5\n",
         "image,lesion\na.png,1.0\nb.png,FALSE\n",
+        "image;lesion\r\na.png;1,0\r\nb.png;0,0\r\n",
+        "sep=;\r\nimage;lesion\r\na.png;1\r\nb.png;0\r\n",
+        '\ufeff"sep=|"\nimage|lesion\na.png|1\nb.png|0\n',
+        "\nSEP=\t\nimage\tlesion\na.png\tTRUE\nb.png\tno\n",
+        *(
+            f"image;lesion\na.png;{yes}\nb.png;{no}\n"
+            for yes, no in [("WAHR", "FALSCH"), ("VRAI", "FAUX"), ("Sí", "NO")]
+        ),
+        "image;lesion\na.png;PRAWDA\nb.png;FAŁSZ\n",
         b"\xff\xfe" + "image\tlesion\r\na.png\t1\r\nb.png\t0\r\n".encode("utf-16-le"),
     ],
 )
@@ -119,6 +129,8 @@ def test_table_dialects(tmp_path, text):
         ("image,mask_exudate\na.png,\n", "did you mean mask_exudates"),
         (b"image,lesion\n\xe4.png,1\n", "UTF-8"),
         (b"\x89PNG\r\n\x1a\n\0\0", "UTF-8"),
+        (b"PK\x03\x04" + bytes(60), "Excel workbook; save it as 'CSV UTF-8'"),
+        ("sep=;\n", "empty"),
         ('image,lesion\n"a.png,1\nb.png,0\n', "broken"),
     ],
 )
@@ -144,17 +156,70 @@ def test_unusable_tables(tmp_path, text, words):
         ("b.png,1,surplus", "more fields"),
         ("labels.csv,1", "not a picture"),
         ("b\0.png,1", "has no file"),
+        ("twin,1", "can mean twin.jpg or twin.png"),
+        ('b.png,"0,5"', "unknown label '0,5'"),
+        ("b.png,nan", "unknown label 'nan'"),
         ("b" * 300 + ".png,1", "has no file"),
     ],
 )
 def test_bad_rows_cost_themselves_alone(tmp_path, row, words):
     root = own(tmp_path / "data", f"image,lesion\na.png,1\n{row}\n")
     put(tmp_path, "b.png")
+    put(root, "twin.png", "twin.jpg")
     (root / "link.png").symlink_to(tmp_path / "b.png")
     dataset = read_csv(root)
     assert [example.photo.name for example in dataset.examples] == ["a.png"]
-    (problem,) = mentions(dataset.problems, words)
+    (problem,) = mentions(dataset.problems, words, "line 3")
     assert "labels.csv, line 3" in problem and "\n" not in problem and "\0" not in problem
+
+
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("a", "a.png"),
+        ("images/a", "images/a.jpg"),
+        ("A.PNG", "a.png"),
+        ("Images/A", "images/a.jpeg"),
+        ("images\\A.JPG", "images/a.jpg"),
+        ("f\u00fcnf.png", "fu\u0308nf.png"),
+        ("fu\u0308nf.png", "f\u00fcnf.png"),
+        ("FU\u0308NF", "f\u00fcnf.tif"),
+    ],
+)
+def test_names_that_are_not_quite_a_file(tmp_path, name, file):
+    put(tmp_path, file, "healthy.png", "masks/1.png")
+    put(tmp_path, "labels.csv", content=f"image,lesion,mask_exudates\n{name},1,masks/1\nhealthy.png,0,\n")
+    dataset = read_csv(tmp_path)
+    assert [example.photo for example in dataset.examples] == [tmp_path / file, tmp_path / "healthy.png"]
+    assert dataset.examples[0].masks == {"exudates": tmp_path / "masks/1.png"} and dataset.problems == ()
+    assert dataset.notes == (
+        f"labels.csv, line 2: {printable(name)} is read as {file}.",
+        "labels.csv, line 2: masks/1 is read as masks/1.png.",
+    )
+    assert [example.photo for example in open_data("csv", tmp_path).examples] == [
+        tmp_path / file,
+        tmp_path / "healthy.png",
+    ]
+
+
+def test_no_name_is_guessed_between_two(tmp_path):
+    put(tmp_path, "a.PNG", "a.png", "b.png", "b.tif", "c.png")
+    put(tmp_path, "labels.csv", content="image,lesion\nA.png,1\nb,1\na.png,0\nb.tif,0\nc,1\nc.png,0\n")
+    dataset = read_csv(tmp_path)
+    assert [example.photo.name for example in dataset.examples] == ["a.png", "b.tif"]
+    assert mentions(dataset.problems, "line 2", "A.png can mean a.PNG or a.png") and mentions(
+        dataset.problems, "line 3", "b can mean b.png or b.tif"
+    )
+    assert mentions(dataset.problems, "lines 6, 7", "contradict")  # both rows mean c.png
+
+
+def test_a_table_of_which_nothing_is_left_says_why(tmp_path):
+    root = own(tmp_path, "image,lesion\nx.png,1\ny.png,0\n")
+    with pytest.raises(
+        RetinalError, match=r"labels.csv, line 2: x.png has no file; left out; see .retinal_tl check-data"
+    ):
+        open_data("csv", root)
+    assert read_data("csv", root).examples == () and len(read_data("csv", root).problems) == 2
 
 
 def test_names_with_anything_in_them(tmp_path):
@@ -195,7 +260,7 @@ def test_masks_in_a_table(tmp_path):
     dataset = read_csv(own(tmp_path, header + "a.png,masks/a.png,absent,\nb.png,,absent,masks/none.png\n"))
     a, b = dataset.examples
     assert a.masks == {"exudates": tmp_path / "masks/a.png", "hemorrhages": None} and a.label is True
-    assert b.masks == {"hemorrhages": None} and b.label is False
+    assert b.masks == {"hemorrhages": None} and b.label is None  # somebody has drawn microaneurysms
     assert len(dataset.problems) == 1 and mentions(dataset.problems, "masks/none.png has no file", "microaneurysms")
 
 
@@ -307,7 +372,18 @@ def test_readers_say_what_they_need():
         dict(root=True, table=False),
         dict(root=True, table=False),
     ]
-    assert set(READERS) == {"synthetic", "idrid", "eophtha", "ddr", "messidor", "eyepacs", "aptos", "csv", "folder"}
+    assert set(READERS) == {
+        "synthetic",
+        "idrid",
+        "eophtha",
+        "ddr",
+        "messidor",
+        "eyepacs",
+        "aptos",
+        "coco",
+        "csv",
+        "folder",
+    }
     assert all(callable(READERS[name]) and READERS.fingerprint(name) == "" for name in READERS)
 
 

@@ -1,6 +1,7 @@
 """Data sets of a few small files, tables of the oldest Excel format, and where the real ones are."""
 
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -22,8 +23,21 @@ def eye(size=64):
     return photo
 
 
+def outline(size=64):
+    "A mask of one lesion."
+    mask = np.zeros((size, size), np.uint8)
+    cv2.circle(mask, (size // 3, size // 3), size // 10, 255, -1)
+    return mask
+
+
+def drawn(path):
+    "A mask where the folder's name says that it holds masks, an eye elsewhere."
+    folders = [part for part in path.parts[:-1] if not part.startswith("test_")]
+    return outline() if re.search("mask|label|annotation|groundtruths", "/".join(folders).casefold()) else eye()
+
+
 def put(folder, *names, content=None):
-    "Files below `folder`: a drawn eye, or the text, bytes or array given."
+    "Files below `folder`: a drawn eye or, among masks, an outline; or the text, bytes or array given."
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +46,7 @@ def put(folder, *names, content=None):
         elif isinstance(content, bytes):
             path.write_bytes(content)
         else:
-            path.write_bytes(cv2.imencode(path.suffix, eye() if content is None else content)[1].tobytes())
+            path.write_bytes(cv2.imencode(path.suffix, drawn(path) if content is None else content)[1].tobytes())
     return folder
 
 
