@@ -189,7 +189,7 @@ def _check_coded(name: str, dataset: Any, file: BinaryIO, index: int) -> None:
     "Raise `RetinalError` where compressed pixels are of another size than the header says, or not all there."
     from pydicom.encaps import get_frame, parse_basic_offsets, parse_fragments
 
-    start = file.tell() + 12  # tag, kind and length of the pixels, at which reading stopped
+    start = file.tell() + (8 if dataset.original_encoding[0] else 12)  # past tag, kind and length of the pixels
     file.seek(start)
     parse_basic_offsets(file)
     if parse_fragments(file)[0] < _frames(dataset):
@@ -231,10 +231,14 @@ def coded_size(
 # %% ../nbs/00a_dicom.ipynb #dcm-pixels
 def _pixels(dataset: Any, file: BinaryIO, index: int) -> np.ndarray:
     "One frame: uint8 (height, width, 3) of colors or (height, width) of gray."
+    from pydicom import dcmread
     from pydicom.pixels import apply_color_lut, pixel_array
 
     file.seek(0)
-    values = pixel_array(file, index=index, transfer_syntax_uid=_syntax(dataset))
+    if _syntax(dataset).is_encapsulated and dataset.original_encoding[0]:  # against the rules, and seen
+        values = pixel_array(dcmread(file), index=index)
+    else:
+        values = pixel_array(file, index=index, transfer_syntax_uid=_syntax(dataset))
     kind, bits = dataset.get("PhotometricInterpretation"), int(dataset.get("BitsStored") or 8)
     if kind == "PALETTE COLOR":
         values = apply_color_lut(values, dataset)
