@@ -95,20 +95,19 @@ def masks_at(
 Group = Callable[[Findings, Mapping[str, np.ndarray], str], Mapping[str, object]]  # findings, masks, lesion → cells
 
 
-def _area(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) -> dict[str, object]:
+def _area(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) -> Mapping[str, object]:
     "The lesion's area as it is in the eye; empty where the distance of pixels is not known."
     if not found.spacing:
         return dict(area_mm2="")
     return dict(area_mm2=float(f"{masks[lesion].sum() * found.spacing[0] * found.spacing[1]:.6g}"))
 
 
-def _about_photo(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) -> dict[str, object]:
+def _about_photo(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) -> Mapping[str, object]:
     "What is true of the photograph, whatever the lesion."
     height, width = found.photo.shape[:2]
     gradable = "no" if found.ungradable else "yes"
-    return dict(laterality=found.laterality, gradable=gradable, ungradable_because=found.ungradable) | dict(
-        height=height, width=width
-    )
+    size = dict(height=height, width=width)
+    return dict(laterality=found.laterality, gradable=gradable, ungradable_because=found.ungradable) | size
 
 
 GROUPS: dict[tuple[str, ...], Group] = {
