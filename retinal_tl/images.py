@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHOTO_SUFFIXES', 'MAX_PIXELS', 'show_images', 'write_png', 'Photograph', 'open_photo', 'read_photo', 'photo_size',
-           'read_small_photo', 'read_mask', 'list_photos']
+           'read_small_photo', 'list_photos']
 
 # %% ../nbs/01_images.ipynb #cell-3
 import codecs
@@ -318,52 +318,6 @@ def read_small_photo(
     with _opened(path, max_pixels) as image:
         image.draft(None, (side, side))
         return _upright_colors(image)
-
-# %% ../nbs/01_images.ipynb #cell-56
-def _marks(path: str | Path, image: Image.Image) -> np.ndarray:  # unsigned (height, width), as stored, not turned
-    "How strongly each pixel of an opened mask is marked, in units of its own."
-    if image.mode[:2] != "I;" and ";16" in str(
-        getattr(image, "tile", "")
-    ):  # Pillow keeps the upper 8 bits: 1 would become 0
-        raise RetinalError(f"{printable(path)} is a mask with 16 bits for each color: save it with 8 bits.")
-    if image.mode == "P":
-        return _palette_marks(image)
-    if image.mode.startswith("I;16"):
-        return np.asarray(image)
-    if image.mode in ("1", "L"):
-        return np.asarray(image, np.uint8)
-    marks = np.asarray(image.convert("RGB")).max(axis=2)
-    if marks.min() == marks.max() and np.ptp(np.asarray(image.convert("RGBA"))[..., 3]):
-        raise RetinalError(f"{printable(path)} has its marks in the transparency only: save it as white on black.")
-    return marks
-
-
-def _palette_marks(image: Image.Image) -> np.ndarray:  # uint8 (height, width)
-    "The brightness of each pixel's color or, if colors do not tell what is lesion, whether its index is above 0."
-    brightness, palette = np.zeros(256, np.uint8), np.array(image.getpalette("RGB")).reshape(-1, 3)
-    brightness[: len(palette)] = palette.max(axis=1)
-    used = brightness[np.array(image.histogram()) > 0]
-    told = used.min() <= used.max() // 2 and (used.max() > 0 or len(used) == 1 and palette.max() > 0)
-    if not told:
-        brightness = (np.arange(256) > 0).astype(np.uint8)
-    return cv2.LUT(np.asarray(image), brightness)
-
-# %% ../nbs/01_images.ipynb #cell-57
-def read_mask(
-    path: str | Path,  # a JPEG, PNG, TIFF or BMP file, whatever its suffix
-    shape: tuple[int, int] | None = None,  # height, width of the photo that it belongs to; none: not compared
-    max_pixels: int = MAX_PIXELS,  # larger ones are refused before they are decoded
-) -> np.ndarray:  # bool (height, width), the right way up; all False if nothing is marked
-    "Read the mask of one lesion. Raises `RetinalError` for a bad file, and for a size that is not the photo's."
-    with _opened(path, max_pixels) as image:
-        height, width = _upright_size(image)
-        if shape is not None and (height, width) != tuple(shape[:2]):
-            raise RetinalError(
-                f"{printable(path)} is a mask of {width} x {height} pixels and its photograph has "
-                f"{shape[1]} x {shape[0]}: give the mask that was drawn on this photograph."
-            )
-        orientation, marks = _orientation(image), _marks(path, image)
-        return _upright(marks > marks.max() // 2, orientation)
 
 # %% ../nbs/01_images.ipynb #cell-65
 def list_photos(
