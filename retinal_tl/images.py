@@ -22,7 +22,7 @@ import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from .core import PhotoWarning, RetinalError, printable, writing
-from .dicom import DicomImage, is_dicom, split_frame
+from .dicom import DicomImage, is_dicom, other_dicom, split_frame
 
 # %% ../nbs/01_images.ipynb #cell-10
 def show_images(
@@ -390,6 +390,8 @@ def _why_left(path: Path, home: str) -> str:
             start = file.read(512)
     except OSError as error:
         return f"could not be read: {error.strerror}"
+    if is_dicom(start):
+        return other_dicom(start)
     if not _is_picture(start):
         return (_other_kind(start) or "not a picture") if start else "empty"
     return f"a TIFF file named {printable(suffix)}" if suffix and start[:2] in (b"II", b"MM") else ""
