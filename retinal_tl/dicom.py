@@ -14,7 +14,7 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,8 +60,8 @@ _PHOTOGRAPHS = {
 _MODALITIES = ("OP", "XC", "OT", "GM", "SC", "")  # ophthalmic and external-camera photography, other, not said
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _ENCODING = (
-    "Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated BitsStored "
-    "HighBit PixelRepresentation RescaleSlope RescaleIntercept ModalityLUTSequence WindowCenter WindowWidth "
+    "Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated "
+    "BitsStored HighBit PixelRepresentation RescaleSlope RescaleIntercept ModalityLUTSequence WindowCenter WindowWidth "
     "VOILUTFunction VOILUTSequence RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor "
     "BluePaletteColorLookupTableDescriptor RedPaletteColorLookupTableData GreenPaletteColorLookupTableData "
     "BluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData "
@@ -162,7 +162,9 @@ def _syntax(dataset: Any) -> Any:
 
     noted = dataset.file_meta.get("TransferSyntaxUID")
     implicit, little = dataset.original_encoding
-    return noted or (ImplicitVRLittleEndian if implicit else (ExplicitVRLittleEndian if little else ExplicitVRBigEndian))
+    return noted or (
+        ImplicitVRLittleEndian if implicit else (ExplicitVRLittleEndian if little else ExplicitVRBigEndian)
+    )
 
 # %% ../nbs/00a_dicom.ipynb #dcm-size
 def _frames(dataset: Any) -> int:
