@@ -67,12 +67,12 @@ _ENCODING = (
     "BluePaletteColorLookupTableData SegmentedRedPaletteColorLookupTableData "
     "SegmentedGreenPaletteColorLookupTableData SegmentedBluePaletteColorLookupTableData ICCProfile "
     "ExtendedOffsetTable ExtendedOffsetTableLengths"
-).split()
+)
 _ABOUT = (
     "SOPClassUID Modality ImageLaterality Laterality PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing "
     "BurnedInAnnotation ContrastBolusAgentSequence ContrastBolusAgent SharedFunctionalGroupsSequence "
     "PerFrameFunctionalGroupsSequence"
-).split()
+)
 MAX_FRAMES = 1000  # photographs in one file; a file can claim any number
 
 # %% ../nbs/00a_dicom.ipynb #dcm-other
@@ -141,7 +141,8 @@ def _inflated(
 # %% ../nbs/00a_dicom.ipynb #dcm-header
 def _header(name: str, file: BinaryIO) -> Any:
     "The data set of a photograph without its pixels. Raises `RetinalError` if it is none."
-    dataset = _pydicom(name).dcmread(file, stop_before_pixels=True, force=True, specific_tags=_ENCODING + _ABOUT)
+    tags = f"{_ENCODING} {_ABOUT}".split()
+    dataset = _pydicom(name).dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
     kind = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
     if kind == _DIRECTORY:
         raise RetinalError(f"{name} is the list of a DICOM folder: give the folder.")

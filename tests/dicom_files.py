@@ -8,7 +8,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import convert_color_space
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, UID, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 
 OPHTHALMIC = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
 SECRET = "ZZTOP"  # begins every value that may not leave a file
