@@ -8,13 +8,14 @@ __all__ = ['MAX_FRAMES', 'is_dicom', 'split_frame', 'other_dicom', 'coded_size',
 # %% ../nbs/00a_dicom.ipynb #dcm-imports
 import contextlib
 import io
+import itertools
 import logging
 import math
 import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -117,6 +118,7 @@ def _reading(name: str) -> Iterator[None]:
         log.disabled = silent
 
 # %% ../nbs/00a_dicom.ipynb #dcm-plain
+_MOST_ATTRIBUTES = 10_000  # zeros are attributes of nothing, and a file can be full of them
 _DEFLATED, _HEADER_BYTES = b"1.2.840.10008.1.2.1.99", 1 << 20
 
 
@@ -141,8 +143,8 @@ def _inflated(
 # %% ../nbs/00a_dicom.ipynb #dcm-header
 def _header(name: str, file: BinaryIO) -> Any:
     "The data set of a photograph without its pixels. Raises `RetinalError` if it is none."
-    tags = f"{_ENCODING} {_ABOUT}".split()
-    dataset = _pydicom(name).dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
+    tags = [_pydicom(name).tag.Tag(key) for key in f"{_ENCODING} {_ABOUT}".split()]
+    dataset = _pydicom(name).filereader.read_partial(file, _before_pixels(), force=True, specific_tags=tags)
     kind = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
     if kind == _DIRECTORY:
         raise RetinalError(f"{name} is the list of a DICOM folder: give the folder.")
@@ -155,6 +157,18 @@ def _header(name: str, file: BinaryIO) -> Any:
     if dataset.get("BitsAllocated") not in (8, 16):
         raise RetinalError(f"{name} does not hold 8 or 16 bits for each color: export it as an 8-bit photograph.")
     return dataset
+
+
+def _before_pixels() -> Callable[[int, str | None, int], bool]:
+    "When reading stops: at the pixels. Raises `EOFError` for more attributes than any photograph has."
+    seen = itertools.count()
+
+    def stop(tag: int, kind: str | None, length: int) -> bool:
+        if next(seen) > _MOST_ATTRIBUTES:
+            raise EOFError
+        return tag in (0x7FE00008, 0x7FE00009, 0x7FE00010)
+
+    return stop
 
 
 def _syntax(dataset: Any) -> Any:

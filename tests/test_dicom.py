@@ -495,3 +495,8 @@ def test_coco_names_the_file_and_nobody(findings, tmp_path):
     text = (tmp_path / "annotations.json").read_text()
     joined = json.loads(text)
     assert joined["images"][0]["file_name"] == "eye.dcm" and len(joined["annotations"]) > 1 and SECRET not in text
+
+
+def test_a_file_full_of_nothing(tmp_path):
+    (tmp_path / "zeros").write_bytes(bytes(128) + b"DICM" + bytes(20_000_000))  # read to the end, it takes minutes
+    assert "damaged" in sentence(tmp_path / "zeros")
