@@ -10,7 +10,7 @@ __all__ = ['PLACE', 'MAX_STEM_BYTES', 'REPORTS', 'Meant', 'find_photos', 'folder
 import glob
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -89,16 +89,21 @@ class _Results:
     "Which folders below a folder hold results."
 
     def __init__(self, folder: Path, output: Path | None):
-        self.folder, self.output = folder, os.path.realpath(output) if output else None
+        self.output = output
         self.seen: dict[Path, Path | None] = {folder: None}
 
     def above(self, path: Path) -> Path | None:
         "The folder of results in which a file lies, if it does."
         parent = path.parent
         if parent not in self.seen:
-            own = (parent / PLACE).is_dir() or os.path.realpath(parent) == self.output
-            self.seen[parent] = self.above(parent) or (parent if own else None)
+            own = parent if _holds_results(parent, self.output) else None
+            self.seen[parent] = self.above(parent) or own
         return self.seen[parent]
+
+
+def _holds_results(folder: Path, output: Path | None) -> bool:
+    "Is this the output folder, or an earlier one?"
+    return (folder / PLACE).is_dir() or bool(output) and os.path.realpath(folder) == os.path.realpath(str(output))
 
 
 def _is_pattern(name: str) -> bool:
@@ -107,13 +112,20 @@ def _is_pattern(name: str) -> bool:
 
 
 def _matches(pattern: str, recursive: bool, output: Path | None) -> tuple[dict[Path, str], dict[Path, str]]:
-    "Files with the suffix of a photograph that fit a pattern, and the photographs in folders that do; what is left out."
+    "Files with the suffix of a photograph that fit a pattern, and the photographs in folders that do; the rest."
     from retinal_tl.images import PHOTO_SUFFIXES
 
     found: dict[Path, str] = {}
     left_out: dict[Path, str] = {}
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    results = _Results(Path(*parts[:fixed]), output)
     for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
-        if path.is_dir() and "**" not in pattern:
+        if place := results.above(path):
+            left_out[place] = "results of retinal_tl"
+        elif path.is_dir() and _holds_results(path, output):
+            left_out[path] = "results of retinal_tl"
+        elif path.is_dir() and "**" not in pattern:
             more, reasons = _in_folder(path, recursive, output)
             found |= more
             left_out |= reasons
