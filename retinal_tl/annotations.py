@@ -65,7 +65,7 @@ def coco_annotations(
 ) -> dict:  # to be written with `json.dumps`
     "The spots that were found in one photograph, in the format of COCO."
     height, width = found.photo.shape[:2]
-    spots = []
+    spots: list[dict] = []
     for lesion, mask in masks.items():
         for spot in _spots(mask, exact):
             spots.append(dict(id=len(spots) + 1, image_id=1, category_id=LESIONS.index(lesion) + 1, **spot, iscrowd=0))

@@ -355,12 +355,12 @@ class DicomImage(ImageFile.ImageFile):
         frame: int | None = None,  # which of its photographs, from 1; None: it holds one
     ):
         self._name = printable(getattr(file, "name", "The file")) + ("" if frame is None else f"#{frame}")
-        self._frame, self._decoded = frame, False
+        self._file, self._frame, self._decoded = file, frame, False
         super().__init__(file)
 
     def _open(self) -> None:
         with _reading(self._name):
-            source = _inflated(self.fp, _HEADER_BYTES)
+            source = _inflated(self._file, _HEADER_BYTES)
             self._dataset = dataset = _header(self._name, source)
             self._index = index = _check_frames(self._name, dataset, source, self._frame)
             (side, doubt), (spacing, other) = _laterality(dataset, index), _spacing(dataset, index)
@@ -376,7 +376,7 @@ class DicomImage(ImageFile.ImageFile):
     def load(self) -> Any:
         "The pixels, decoded when they are first asked for."
         if not self._decoded:
-            decoded = _decode(self._name, self._dataset, self.fp, self._index)
+            decoded = _decode(self._name, self._dataset, self._file, self._index)
             self.im, self._mode, self._decoded = decoded.im, decoded.mode, True
         return Image.Image.load(self)
 

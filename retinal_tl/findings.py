@@ -73,7 +73,7 @@ def find_lesions(
             if lesions is None or lesion in lesions:
                 levels[lesion], thresholds[lesion] = quantize(probability), run.thresholds[lesion]
     inside, side = field.mask(photo.shape[:2]), photograph.laterality
-    about = dict(laterality=side, spacing=photograph.spacing, ungradable=ungradable)
+    about: dict[str, Any] = dict(laterality=side, spacing=photograph.spacing, ungradable=ungradable)
     about |= dict(modality=photograph.modality, path=Path(path), models=_models(wanted))
     return Findings(printable(path), photo, inside, levels, thresholds, warnings, **about)
 
