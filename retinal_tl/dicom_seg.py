@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .core import LESIONS, RetinalError, printable, writing
-from .dicom import is_dicom, split_frame
+from .dicom_kinds import is_dicom, split_frame
 from .findings import Findings
 
 # %% ../nbs/40c_dicom_seg.ipynb #seg-codes

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from .core import PhotoWarning, RetinalError, printable, writing
-from .dicom import DicomImage, is_dicom, other_dicom, split_frame
+from .dicom import DicomImage
+from .dicom_kinds import is_dicom, other_dicom, split_frame
 
 # %% ../nbs/01_images.ipynb #cell-10
 def show_images(
