@@ -6,6 +6,7 @@
 __all__ = ['CODES', 'dicom_seg', 'write_dicom_seg']
 
 # %% ../nbs/40c_dicom_seg.ipynb #seg-imports
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,6 +101,8 @@ def dicom_seg(
 
     real = str(source.get("SOPClassUID") or _STAND_IN)
     source.SOPClassUID = _STAND_IN
+    log = logging.getLogger("highdicom")
+    log.setLevel(max(log.level, logging.ERROR))  # that nothing was found is no reason for a warning
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         segmentation = highdicom.seg.Segmentation(
