@@ -28,6 +28,7 @@ class Meant:
     photos: Mapping[Path, str]  # photograph → its sub-folder, as 'patient1/left', of the folder that was given; or ''
     problems: Mapping[str, str]  # folder or pattern → why nothing was found
     left_out: Mapping[Path, str]  # file or folder in a folder that was given → why it was not looked at
+    asked: tuple[str, ...] = ()  # what was given
 
 
 def find_photos(
@@ -37,6 +38,7 @@ def find_photos(
 ) -> Meant:  # files as given, a folder's and a pattern's sorted
     """The photographs that are meant by the command's arguments. A file that does not exist is kept: reading it will
     say so. A problem is why nothing was found in a folder or for a pattern."""
+    names = list(names)
     photos: dict[str, tuple[Path, str]] = {}
     problems: dict[str, str] = {}
     left_out: dict[Path, str] = {}
@@ -47,7 +49,7 @@ def find_photos(
             problems[str(Path(name))] = problem
         for path, below in found.items():
             photos.setdefault(os.path.abspath(path), (path, below))
-    return Meant(dict(photos.values()), problems, left_out)
+    return Meant(dict(photos.values()), problems, left_out, tuple(str(Path(name)) for name in names))
 
 
 def _meant(name: str, recursive: bool, output: Path | None) -> tuple[dict[Path, str], dict[Path, str], str]:
