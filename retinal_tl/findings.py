@@ -74,7 +74,7 @@ def find_lesions(
                 levels[lesion], thresholds[lesion] = quantize(probability), run.thresholds[lesion]
     inside, side = field.mask(photo.shape[:2]), photograph.laterality
     found = Findings(printable(path), photo, inside, levels, thresholds, warnings, side, photograph.spacing)
-    about = dict(modality=photograph.modality, path=Path(path), models=_models(wanted))
+    about: dict[str, Any] = dict(modality=photograph.modality, path=Path(path), models=_models(wanted))
     return replace(found, ungradable=ungradable, **about)
 
 
