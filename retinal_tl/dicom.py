@@ -101,6 +101,9 @@ def _inflated(
 # %% ../nbs/00b_dicom.ipynb #dcm-header
 def _header(name: str, file: BinaryIO) -> Any:
     "The data set of a photograph without its pixels. Raises `RetinalError` if it is none."
+    file.seek(0)
+    _check_beginning(file.read(_HEADER_BYTES))
+    file.seek(0)
     tags = [_pydicom(name).tag.Tag(key) for key in f"{_ENCODING} {_ABOUT}".split()]
     dataset = _pydicom(name).filereader.read_partial(file, _before_pixels(), force=True, specific_tags=tags)
     kind = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
@@ -115,6 +118,18 @@ def _header(name: str, file: BinaryIO) -> Any:
     if dataset.get("BitsAllocated") not in (8, 16):
         raise RetinalError(f"{name} does not hold 8 or 16 bits for each color: export it as an 8-bit photograph.")
     return dataset
+
+
+def _check_beginning(start: bytes) -> None:
+    "Raise `EOFError` where what comes before the data set has no end, or is followed by nothing."
+    at = 132 if start[128:132] == b"DICM" else 0
+    for _ in range(100):
+        if start[at : at + 2] != b"\2\0":
+            break
+        size, begin = (4, 8) if start[at + 4 : at + 6] in (b"OB", b"UN") else (2, 6)
+        at += begin + size + int.from_bytes(start[at + begin : at + begin + size], "little")
+    if start[at : at + 2] in (b"\2\0", b"\0\0"):
+        raise EOFError
 
 
 def _before_pixels() -> Callable[[int, str | None, int], bool]:

@@ -498,5 +498,88 @@ def test_coco_names_the_file_and_nobody(findings, tmp_path):
 
 
 def test_a_file_full_of_nothing(tmp_path):
-    (tmp_path / "zeros").write_bytes(bytes(128) + b"DICM" + bytes(20_000_000))  # read to the end, it takes minutes
-    assert "damaged" in sentence(tmp_path / "zeros")
+    whole = write_dicom(tmp_path / "whole", photo_dataset(PHOTO)).read_bytes()
+    start = whole.index(b"\x08\0\x16\0")
+    for filling in (b"\0" * 8, b"\2\0\x02\1LO\0\0", b"\x09\0\x10\0LO\0\0"):  # read to the end, each takes minutes
+        for begin in (bytes(128) + b"DICM", whole[:start]):
+            (tmp_path / "nothing").write_bytes(begin + filling * 3_000_000)
+            sentence(tmp_path / "nothing")
+
+
+# ---- the command
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory):
+    """A hospital's export: a photograph without a suffix, a visit of two, a CT, a DICOMDIR; and a toy run beside it."""
+    from retinal_tl.synthetic import phantom
+
+    top = tmp_path_factory.mktemp("clinic")
+    (top / "export" / "PAT1").mkdir(parents=True)
+    photo = phantom(5, 256, LESIONS).photo
+    write_dicom(top / "export" / "IM000001", add_identity(photo_dataset(photo, ImageLaterality="L")))
+    visit = add_identity(as_jpeg(photo_dataset(np.stack([photo, photo[:, ::-1]]))))
+    write_dicom(top / "export" / "PAT1" / "VISIT", visit)
+    scan = photo_dataset(photo, SOPClassUID=uid.CTImageStorage)
+    scan.file_meta.MediaStorageSOPClassUID = uid.CTImageStorage
+    write_dicom(top / "export" / "PAT1" / "CT", scan)
+    scan.file_meta.MediaStorageSOPClassUID = scan.SOPClassUID = uid.MediaStorageDirectoryStorage
+    scan.DirectoryRecordSequence = [pydicom.Dataset() for _ in range(3)]
+    for record, parts in zip(scan.DirectoryRecordSequence, (["PAT1", "VISIT"], ["PAT1", "CT"], ["PAT1", "GONE"])):
+        record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", parts
+    write_dicom(top / "export" / "DICOMDIR", scan)
+    write_toy_run(top / "run", lesions="exudates")
+    return top
+
+
+def command(clinic, photos, output, *options):
+    from retinal_tl.command import main
+
+    return main(["segment", *photos, "--model", str(clinic / "run"), "--output", str(output), *options])
+
+
+def test_an_export_becomes_results_without_a_name(clinic, tmp_path, capfd):
+    every = ",".join(WRITERS)
+    assert command(clinic, [str(clinic / "export")], tmp_path / "out", "--format", every) == 0
+    told = "".join(capfd.readouterr())
+    assert "a DICOM file that is no photograph: " in told and "the list of a DICOM folder: " in told
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*")}
+    assert {"IM000001_seg.dcm", "PAT1/VISIT_1_seg.dcm", "PAT1/VISIT_2_coco.json", "annotations.json"} <= written
+    joined = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert [image["file_name"] for image in joined["images"]] == ["IM000001", "PAT1/VISIT#1", "PAT1/VISIT#2"]
+    assert {one["image_id"] for one in joined["annotations"]} == {1, 2, 3}
+    assert SECRET not in told
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            raw = path.read_bytes()
+            assert SECRET.encode() not in raw and b"777000" not in raw and b"19010203" not in raw, path
+    frames = [pydicom.dcmread(tmp_path / "out" / "PAT1" / f"VISIT_{i}_seg.dcm") for i in (1, 2)]
+    first = [each.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0] for each in frames]
+    assert [each.SourceImageSequence[0].ReferencedFrameNumber for each in first] == [1, 2]
+
+
+def test_a_second_start_does_nothing_again(clinic, tmp_path):
+    found = []
+    for _ in range(2):
+        assert command(clinic, [str(clinic / "export")], tmp_path / "out", "--format", "dicom-seg") == 0
+        written = sorted((tmp_path / "out").rglob("*_seg.dcm"))
+        found.append([pydicom.dcmread(path).SOPInstanceUID for path in written])
+    assert len(found[0]) == 3 and found[0] == found[1]  # a new segmentation would have a new number
+
+
+def test_a_dicomdir_stands_for_what_it_lists(clinic, tmp_path, capfd):
+    assert command(clinic, [str(clinic / "export" / "DICOMDIR")], tmp_path / "out", "--format", "geojson") == 0
+    told = "".join(capfd.readouterr())
+    assert "listed, and not there: " in told and "a DICOM file that is no photograph: " in told
+    assert sorted(path.name for path in (tmp_path / "out" / "PAT1").iterdir()) == ["VISIT_1.geojson", "VISIT_2.geojson"]
+
+
+def test_one_of_several(clinic, tmp_path):
+    assert command(clinic, [str(clinic / "export" / "PAT1" / "VISIT#2")], tmp_path, "--format", "npz") == 0
+    assert (tmp_path / "VISIT_2.npz").is_file() and not (tmp_path / "VISIT_1.npz").exists()
+
+
+def test_a_segmentation_needs_a_dicom_photograph(clinic, tmp_path, capfd):
+    Image.fromarray(open_photo(clinic / "export" / "IM000001").pixels).save(tmp_path / "eye.png")
+    assert command(clinic, [str(tmp_path / "eye.png")], tmp_path / "out", "--format", "dicom-seg") == 1
+    assert "eye.png is no DICOM photograph, and a DICOM SEG refers to one" in capfd.readouterr().err
