@@ -22,6 +22,7 @@ import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from .core import PhotoWarning, RetinalError, printable, writing
+from .dicom import DicomImage, is_dicom, other_dicom, split_frame
 
 # %% ../nbs/01_images.ipynb #cell-10
 def show_images(
@@ -118,8 +119,6 @@ def _other_kind(
         return "a WebP picture"
     if start[4:8] == b"ftyp":
         return "a HEIC or AVIF picture, or a video"
-    if start[128:132] == b"DICM":
-        return "a DICOM file"
     return _text_kind(start)
 
 
@@ -190,10 +189,14 @@ def _opened(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
     "A picture, its header checked, its pixels not yet decoded. Whatever goes wrong in the block is a `RetinalError`."
     name = printable(path)
     try:
-        _check_file(path)
-        with open(path, "rb") as file, warnings.catch_warnings():
+        source, frame = split_frame(path)
+        _check_file(source)
+        with open(source, "rb") as file, warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # they do not name the file; what matters is raised
-            reader = _reader(path, file.read(512))
+            start = file.read(512)
+            reader = (lambda file: DicomImage(file, frame)) if is_dicom(start) else _reader(path, start)
+            if frame is not None and not is_dicom(start):
+                raise FileNotFoundError
             file.seek(0)
             image = reader(file)
             _check_header(path, image, max_pixels)
@@ -278,7 +281,8 @@ def open_photo(
 ) -> Photograph:  # what the file holds
     "A photograph and what its file says of it. Raises `RetinalError` for every file that does not hold exactly one."
     with _opened(path, max_pixels) as image:
-        return Photograph(_upright_colors(image))
+        about = image.info.get("dicom", {})
+        return Photograph(_upright_colors(image), **about)
 
 
 def read_photo(
@@ -386,6 +390,8 @@ def _why_left(path: Path, home: str) -> str:
             start = file.read(512)
     except OSError as error:
         return f"could not be read: {error.strerror}"
+    if is_dicom(start):
+        return other_dicom(start)
     if not _is_picture(start):
         return (_other_kind(start) or "not a picture") if start else "empty"
     return f"a TIFF file named {printable(suffix)}" if suffix and start[:2] in (b"II", b"MM") else ""
