@@ -109,8 +109,10 @@ _HEADINGS = dict(
     area_mm2="area (mm²)",
     lesion_probability="probability of a lesion",
     laterality="eye",
+    modality="modality",
+    pixel_width_mm="width of a pixel (mm)",
 )
-_NUMBERS = {"area_pixels", "count", "share_of_field", "threshold", "area_mm2", "lesion_probability"}
+_NUMBERS = {"area_pixels", "count", "share_of_field", "threshold", "area_mm2", "lesion_probability", "pixel_width_mm"}
 
 
 def _cells(row: Mapping, columns: Sequence[str]) -> list[tuple[str, str, bool]]:
