@@ -210,12 +210,10 @@ def _check_coded(name: str, dataset: Any, file: BinaryIO, index: int) -> None:
     file.seek(start)
     frames = _frames(dataset)
     coded = get_frame(file, index, extended_offsets=tuple(table) if all(table) else None, number_of_frames=frames)
-    size = coded_size(coded)
-    if size and size != (dataset.Rows, dataset.Columns):
-        raise RetinalError(
-            f"{name} says {dataset.Columns} x {dataset.Rows} pixels, and its picture has {size[1]} x {size[0]}: "
-            "export it again."
-        )
+    size, said = coded_size(coded), (dataset.Rows, dataset.Columns, int(dataset.get("SamplesPerPixel") or 1))
+    if size and size != said:
+        told, true = (f"{width} x {height} pixels of {samples}" for height, width, samples in (said, size))
+        raise RetinalError(f"{name} says {told} samples, and its picture has {true}: export it again.")
 
 # %% ../nbs/00b_dicom.ipynb #dcm-pixels
 def _pixels(dataset: Any, file: BinaryIO, index: int, kind: str) -> np.ndarray:

@@ -76,18 +76,19 @@ _SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers that begin a
 
 def coded_size(
     data: bytes,  # a picture as JPEG, JPEG-LS or JPEG 2000
-) -> tuple[int, int] | None:  # height, width; None: it does not say, as RLE
+) -> tuple[int, int, int] | None:  # height, width, samples of a pixel; None: it does not say, as RLE
     "The size that is noted in compressed pixels, which are not decoded."
     begin = data[:256].find(b"\xff\x4f\xff\x51")
     if begin >= 0:
         width, height, left, top = (int.from_bytes(data[begin + i : begin + i + 4], "big") for i in range(8, 24, 4))
-        return height - top, width - left
+        return height - top, width - left, int.from_bytes(data[begin + 40 : begin + 42], "big")
     at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data):
+    while data[:2] == b"\xff\xd8" and at + 10 <= len(data):
         if data[at] != 0xFF or data[at + 1] in (0xFF, *_NO_LENGTH):
             at += 1 + (data[at] == 0xFF and data[at + 1] != 0xFF)
             continue
         if data[at + 1] in _SIZES:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            height, width = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (5, 7))
+            return height, width, data[at + 9]
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None

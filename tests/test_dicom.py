@@ -17,7 +17,7 @@ from pydicom import uid
 
 from dicom_files import IDENTIFYING, OPHTHALMIC, SECRET, add_identity, as_jpeg, as_ybr, photo_dataset, write_dicom
 from retinal_tl.core import LESIONS, RetinalError
-from retinal_tl.dicom import MAX_FRAMES, list_dicomdir, photo_frames
+from retinal_tl.dicom import MAX_FRAMES, DicomImage, list_dicomdir, photo_frames
 from retinal_tl.images import open_photo, photo_size, read_small_photo, sort_files
 from retinal_tl.inference import load_run
 from retinal_tl.writers import WRITERS
@@ -171,15 +171,25 @@ def test_files_of_other_programs(name, mean):
     assert abs(open_photo(BUNDLED / name).pixels.mean() - mean) < 0.1
 
 
+def test_lossless_jpeg_under_its_older_name(tmp_path):
+    dataset = pydicom.dcmread(BUNDLED / "SC_rgb_jpeg_gdcm.dcm")
+    dataset.file_meta.TransferSyntaxUID = uid.JPEGLossless  # any predictor, where the file says the first
+    expected = open_photo(BUNDLED / "SC_rgb_jpeg_gdcm.dcm").pixels
+    assert np.array_equal(open_photo(write_dicom(tmp_path / "eye", dataset)).pixels, expected)
+
+
+def test_color_profiles_are_handed_on(tmp_path):
+    path = write_dicom(tmp_path / "eye", photo_dataset(PHOTO, ICCProfile=b"profile "))
+    with open(path, "rb") as file:
+        assert DicomImage(file).info["icc_profile"] == b"profile "
+
+
 def test_twelve_bits_of_jpeg(tmp_path):
     dataset = pydicom.dcmread(BUNDLED / "JPGExtended.dcm")
     dataset.SOPClassUID, dataset.Modality = OPHTHALMIC, "OP"
     dataset.file_meta.MediaStorageSOPClassUID = OPHTHALMIC
-    expected = dataset.pixel_array >> 4
     pixels = open_photo(write_dicom(tmp_path / "eye", dataset)).pixels[..., 0]
-    assert pixels.shape == expected.shape and (
-        np.abs(pixels.astype(int) - expected).max() <= 1 or "WindowWidth" in dataset
-    )
+    assert np.abs(pixels.astype(int) - dataset.pixel_array * (255 / 4095)).max() <= 1 and pixels.max() == 16
 
 
 # ---- what the file says
@@ -264,12 +274,18 @@ def test_sizes_that_disagree(tmp_path):
     ):
         dataset = make()
         dataset.Rows = 40
-        assert "64 x 40 pixels, and its picture has 64 x 48" in sentence(write_dicom(tmp_path / "eye", dataset))
+        assert "64 x 40 pixels of 3 samples, and its picture has 64 x 48 pixels" in sentence(
+            write_dicom(tmp_path / "eye", dataset)
+        )
     stream = compressed(uid.JPEG2000Lossless)
     begin = stream.PixelData.index(b"\xff\x4f\xff\x51")
     size = (50_000).to_bytes(4, "big") * 2  # a few hundred bytes that ask for 7.5 GB
     stream.PixelData = stream.PixelData[: begin + 8] + size + stream.PixelData[begin + 16 :]
     assert "its picture has 50000 x 50000" in sentence(write_dicom(tmp_path / "eye", stream))
+    stream = compressed(uid.JPEG2000Lossless)
+    begin = stream.PixelData.index(b"\xff\x4f\xff\x51") + 40
+    stream.PixelData = stream.PixelData[:begin] + (16_000).to_bytes(2, "big") + stream.PixelData[begin + 2 :]
+    assert "of 16000" in sentence(write_dicom(tmp_path / "eye", stream))
 
 
 def test_fewer_frames_than_claimed(tmp_path):
