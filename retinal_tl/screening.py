@@ -20,7 +20,7 @@ from .core import LESIONS, RetinalError, nearest, printable
 from .journal import open_journal
 from .photos import Meant, find_photos, folders_of
 from .thresholds import ALL, choose_thresholds, parse_numbers, say_thresholds, threshold_at
-from .writers import OVERLAYS, WRITERS, output_files
+from .writers import OVERLAYS, WRITERS, check_formats, output_files
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
     from retinal_tl.inference import Run
@@ -57,6 +57,7 @@ def segment_file(
     from retinal_tl.quality import photo_warnings
     from retinal_tl.report import report_photo
 
+    check_formats(path, options.formats)
     found = find_lesions(path, runs, options.lesions, photo_warnings)
     limits = {**found.thresholds, **(options.thresholds or {})}
     masks = masks_at(found, limits)
