@@ -28,6 +28,7 @@ from .dicom_kinds import DIRECTORY, PHOTOGRAPHS, coded_size, is_dicom
 
 # %% ../nbs/00b_dicom.ipynb #dcm-tags
 _MODALITIES = ("OP", "XC", "OT", "GM", "SC", "")  # ophthalmic and external-camera photography, other, not said
+_COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR", "MONOCHROME1", "MONOCHROME2")
 _ENCODING = (
     "Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration BitsAllocated "
     "BitsStored HighBit PixelRepresentation RescaleSlope RescaleIntercept ModalityLUTSequence WindowCenter WindowWidth "
@@ -117,6 +118,9 @@ def _header(name: str, file: BinaryIO) -> Any:
         raise RetinalError(f"{name} is a DICOM file without a picture, or a damaged one: export it again.")
     if dataset.get("BitsAllocated") not in (8, 16):
         raise RetinalError(f"{name} does not hold 8 or 16 bits for each color: export it as an 8-bit photograph.")
+    colors = str(dataset.get("PhotometricInterpretation") or "")
+    if colors not in _COLORS:
+        raise RetinalError(f"{name} is in {printable(colors)[:20] or 'unnamed'} colors: export it as RGB.")
     return dataset
 
 
@@ -230,7 +234,9 @@ def _pixels(dataset: Any, file: BinaryIO, index: int, kind: str) -> np.ndarray:
         gray = _gray(values, dataset, bits)
         return 255 - gray if kind == "MONOCHROME1" else gray
     values = values.astype(np.uint8, copy=False) if bits == 8 else _scaled(values, 0, 2**bits - 1)
-    if kind.startswith("YBR_FULL"):
+    if kind not in ("RGB", "YBR_FULL", "YBR_FULL_422"):
+        raise ValueError
+    if kind != "RGB":
         values = cv2.cvtColor(np.ascontiguousarray(values[..., [0, 2, 1]]), cv2.COLOR_YCrCb2RGB)
     return values
 

@@ -249,6 +249,7 @@ def test_each_frame_speaks_for_itself(tmp_path):
         (dict(BitsAllocated=32), "8 or 16 bits"),
         (dict(BitsAllocated=1), "8 or 16 bits"),
         (dict(Rows=0), "without a picture"),
+        (dict(PhotometricInterpretation="HSV"), "is in HSV colors"),
         (dict(NumberOfFrames=10_000), f"10,000 photographs, and {MAX_FRAMES:,}"),
         (dict(NumberOfFrames=900), "900 photographs: name"),
         (dict(NumberOfFrames=-3), "-3 photographs"),
