@@ -17,7 +17,7 @@ from pydicom import uid
 
 from dicom_files import IDENTIFYING, OPHTHALMIC, SECRET, add_identity, as_jpeg, as_ybr, photo_dataset, write_dicom
 from retinal_tl.core import LESIONS, RetinalError
-from retinal_tl.dicom import MAX_FRAMES, DicomImage, list_dicomdir, photo_frames
+from retinal_tl.dicom import MAX_FRAMES, list_dicomdir, photo_frames
 from retinal_tl.images import open_photo, photo_size, read_small_photo, sort_files
 from retinal_tl.inference import load_run
 from retinal_tl.writers import WRITERS
@@ -178,10 +178,14 @@ def test_lossless_jpeg_under_its_older_name(tmp_path):
     assert np.array_equal(open_photo(write_dicom(tmp_path / "eye", dataset)).pixels, expected)
 
 
-def test_color_profiles_are_handed_on(tmp_path):
-    path = write_dicom(tmp_path / "eye", photo_dataset(PHOTO, ICCProfile=b"profile "))
-    with open(path, "rb") as file:
-        assert DicomImage(file).info["icc_profile"] == b"profile "
+def test_color_profiles_are_applied(tmp_path):
+    damaged = open_photo(write_dicom(tmp_path / "eye", photo_dataset(PHOTO, ICCProfile=b"profile ")))
+    assert "color profile is damaged" in damaged.warnings[0] and np.array_equal(damaged.pixels, PHOTO)
+    profile = (BUNDLED / "crayons.icc").read_bytes()
+    shown = open_photo(write_dicom(tmp_path / "eye", photo_dataset(PHOTO, ICCProfile=profile)))
+    Image.fromarray(PHOTO).save(tmp_path / "eye.png", icc_profile=profile)
+    same = open_photo(tmp_path / "eye.png")
+    assert np.array_equal(shown.pixels, same.pixels) and shown.warnings == same.warnings
 
 
 def test_twelve_bits_of_jpeg(tmp_path):
