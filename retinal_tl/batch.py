@@ -179,7 +179,9 @@ def _rows_of(batch: Batch, task: Task, journal: Journal, work: Work) -> list[dic
         files, stale = [*files, *stale], []
     if batch.output:
         _keep(batch.output, task, entry, stale)
-    journal.write(dict(photo=task.key, rows=rows, files=files) | (dict(made=batch.made, **(facts or {})) if done else {}))
+    journal.write(
+        dict(photo=task.key, rows=rows, files=files) | (dict(made=batch.made, **(facts or {})) if done else {})
+    )
     return rows
 
 
@@ -320,5 +322,7 @@ def _ending(tasks: Sequence[Task], rows: Mapping[str, list[dict]], stopped: str,
     told = f"{how_many(len(tasks), 'photograph')}: {', '.join(parts)}"
     if stopped:
         return f"{stopped}. {told}, {len(tasks) - len(first)} to do: the same command goes on with them."
-    where = f"; see {printable(batch.output / ('report.html' if batch.report else 'report.csv'))}" if batch.output else ""
+    where = (
+        f"; see {printable(batch.output / ('report.html' if batch.report else 'report.csv'))}" if batch.output else ""
+    )
     return f"{told}{where}."
