@@ -62,16 +62,18 @@ def coco_annotations(
     found: Findings,  # in a photograph
     masks: Mapping[str, np.ndarray],  # of `masks_at`
     exact: bool = False,  # run lengths; else polygons
+    path: str = "",  # the photograph's path as seen from the file, which `join_coco_files` needs; empty: not noted
 ) -> dict:  # to be written with `json.dumps`
     "The spots that were found in one photograph, in the format of COCO."
     height, width = found.photo.shape[:2]
     spots: list[dict] = []
+    noted = dict(path=path) if path else {}
     for lesion, mask in masks.items():
         for spot in _spots(mask, exact):
             spots.append(dict(id=len(spots) + 1, image_id=1, category_id=LESIONS.index(lesion) + 1, **spot, iscrowd=0))
     return dict(
         info=dict(description="Found by retinal_tl; not corrected by anybody"),
-        images=[dict(id=1, file_name=found.name, width=width, height=height)],
+        images=[dict(id=1, file_name=PurePath(found.name).name, width=width, height=height, **noted)],
         annotations=spots,
         categories=[dict(id=i, name=lesion, supercategory="lesion") for i, lesion in enumerate(LESIONS, 1)],
     )
@@ -104,7 +106,7 @@ def join_coco(
         for one in part["annotations"]:
             number = len(joined["annotations"]) + 1
             joined["annotations"].append({**one, "id": number, "image_id": numbers[one["image_id"]]})
-    names = _from_common_folder([image["file_name"] for image in joined["images"]])
+    names = _from_common_folder([image.pop("path", image["file_name"]) for image in joined["images"]])
     for image, name in zip(joined["images"], names):
         image["file_name"] = name
     if len(set(names)) < len(names):
@@ -130,8 +132,11 @@ def join_coco_files(
     parts = []
     for path in paths:
         try:
-            parts.append(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+            part = json.loads(Path(path).read_text(encoding="utf-8"))
+            for image in part["images"]:
+                image["path"] = os.path.join(Path(path).parent, image["path"])
+            parts.append(part)
+        except (OSError, ValueError, LookupError, TypeError):
             raise RetinalError(f"{printable(path)} could not be read: write the annotations again.") from None
     write_text(target, json.dumps(join_coco(parts), separators=(",", ":")))
 
@@ -165,8 +170,13 @@ def write_coco(
     exact: bool = False,  # run lengths; else polygons
 ) -> None:
     "Write an outline for each spot as COCO."
-    text = json.dumps(coco_annotations(found, masks, exact), separators=(",", ":"))
+    text = json.dumps(coco_annotations(found, masks, exact, _seen_from(base, found)), separators=(",", ":"))
     write_text(base.with_name(base.name + ("_coco_rle.json" if exact else "_coco.json")), text)
+
+
+def _seen_from(base: Path, found: Findings) -> str:
+    "The photograph's path as seen from the files that are written."
+    return PurePath(os.path.relpath(found.path or found.name, base.parent)).as_posix()
 
 
 def write_coco_rle(
@@ -186,5 +196,5 @@ def write_labelme(
     thresholds: Mapping[str, float],  # lesion → 0..1, at which the masks were made
 ) -> None:
     "Write an outline for each spot as labelme does."
-    photo = PurePath(os.path.relpath(found.name, base.parent)).as_posix()
-    write_text(base.with_name(base.name + ".json"), json.dumps(labelme_shapes(found, masks, photo), indent=1))
+    text = json.dumps(labelme_shapes(found, masks, _seen_from(base, found)), indent=1)
+    write_text(base.with_name(base.name + ".json"), text)

@@ -6,6 +6,7 @@
 __all__ = ['CODES', 'dicom_seg', 'write_dicom_seg']
 
 # %% ../nbs/40c_dicom_seg.ipynb #seg-imports
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .core import LESIONS, RetinalError, printable, writing
-from .dicom import is_dicom, split_frame
+from .dicom_kinds import is_dicom, split_frame
 from .findings import Findings
 
 # %% ../nbs/40c_dicom_seg.ipynb #seg-codes
@@ -100,6 +101,8 @@ def dicom_seg(
 
     real = str(source.get("SOPClassUID") or _STAND_IN)
     source.SOPClassUID = _STAND_IN
+    log = logging.getLogger("highdicom")
+    log.setLevel(max(log.level, logging.ERROR))  # that nothing was found is no reason for a warning
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         segmentation = highdicom.seg.Segmentation(

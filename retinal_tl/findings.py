@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,9 +73,9 @@ def find_lesions(
             if lesions is None or lesion in lesions:
                 levels[lesion], thresholds[lesion] = quantize(probability), run.thresholds[lesion]
     inside, side = field.mask(photo.shape[:2]), photograph.laterality
-    about: dict[str, Any] = dict(laterality=side, spacing=photograph.spacing, ungradable=ungradable)
-    about |= dict(modality=photograph.modality, path=Path(path), models=_models(wanted))
-    return Findings(printable(path), photo, inside, levels, thresholds, warnings, **about)
+    found = Findings(printable(path), photo, inside, levels, thresholds, warnings, side, photograph.spacing)
+    about: dict[str, Any] = dict(modality=photograph.modality, path=Path(path), models=_models(wanted))
+    return replace(found, ungradable=ungradable, **about)
 
 
 def _models(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
@@ -164,8 +164,7 @@ def report_text(
 ) -> str:  # CSV
     "The text of a report, safe to open in a spreadsheet."
     (delimiter, decimal), text = DIALECTS[dialect], io.StringIO()
-    style = dict(restval="", lineterminator="\n", delimiter=delimiter, extrasaction="ignore")
-    writer = csv.DictWriter(text, columns, **style)
+    writer = csv.DictWriter(text, columns, "", "ignore", lineterminator="\n", delimiter=delimiter)
     writer.writeheader()
     writer.writerows({column: _cell(value, decimal) for column, value in row.items()} for row in rows)
     return text.getvalue()

@@ -21,7 +21,8 @@ from PIL import Image
 
 from .colors import srgb_pixels
 from .core import PhotoWarning, RetinalError, printable, writing
-from .dicom import DicomImage, is_dicom, other_dicom, split_frame
+from .dicom import DicomImage
+from .dicom_kinds import is_dicom, other_dicom, split_frame
 from .file_kinds import is_picture, other_kind, picture_reader, reading_problem
 
 # %% ../nbs/01_images.ipynb #cell-10
