@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from .core import RetinalError, file_digest, printable, to_disk, write_text
+from .dicom_kinds import split_frame
 from .photos import PLACE
 
 # %% ../nbs/45a_journal.ipynb #jou-class
@@ -193,10 +194,11 @@ def photo_facts(
     earlier: Mapping[str, Any] | None = None,  # what this gave earlier; spares reading a file that was not touched
 ) -> dict[str, Any]:  # digest, and times: size, time of the last change, of content and of the file
     "What tells whether a photograph has changed. Raises `OSError`."
-    about = os.stat(path)
+    file, _ = split_frame(path)
+    about = os.stat(file)
     times = [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
     known = earlier if earlier and earlier.get("times") == times else None
-    return dict(digest=known["digest"] if known else file_digest(path), times=times)
+    return dict(digest=known["digest"] if known else file_digest(file), times=times)
 
 
 def is_done(

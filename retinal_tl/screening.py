@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .batch import Batch, Task, do_batch, say
 from .core import LESIONS, RetinalError, nearest, printable
+from .journal import open_journal
 from .photos import Meant, find_photos, folders_of
 from .thresholds import ALL, choose_thresholds, parse_numbers, say_thresholds, threshold_at
 from .writers import OVERLAYS, WRITERS, output_files
@@ -39,6 +40,7 @@ class SegmentOptions:
     formats: tuple[str, ...] = ("png",)  # see `WRITERS`; none: only the overlay
     overlay: str = "jpeg"  # see `OVERLAYS`
     picture_bytes: int = 0  # how large its picture in the HTML report may be; 0 makes nothing for that report
+    keep_ids: bool = False  # formats with a place for the patient's name and number get them from the photograph
 
 
 ENDS = ("warning", "problem")  # the last columns of every report
@@ -63,7 +65,7 @@ def segment_file(
     if size:
         entry = report_photo(found.name, found.photo, masks, rows, found.warnings, size, found.ungradable)
     _warn(path, found.warnings)
-    write_findings(Path(base), found, masks, limits, options.formats, options.overlay)
+    write_findings(Path(base), found, masks, limits, options.formats, options.overlay, options.keep_ids)
     return rows, entry
 
 
@@ -145,7 +147,7 @@ def segment_command(
     meant, output = _meant(arguments)
 
     def work(task: Task) -> tuple[list[dict], ReportPhoto | None]:
-        options = SegmentOptions(limits, lesions, formats, overlay, task.picture_bytes)
+        options = SegmentOptions(limits, lesions, formats, overlay, task.picture_bytes, arguments.keep_ids)
         rows, entry = segment_file(task.path, runs, output / task.name, options)
         return [row | dict(files=printable(task.name)) for row in rows], entry
 
@@ -153,7 +155,7 @@ def segment_command(
         command="segment",
         meant=meant,
         columns=(*COLUMNS, "files", *ENDS),
-        made=dict(_version(), models=[model_id(run) for run in runs], thresholds=limits),
+        made=dict(_version(), models=[model_id(run) for run in runs], thresholds=limits, keep_ids=arguments.keep_ids),
         output=output,
         report=arguments.report,
         files=lambda name: output_files(name, lesions, formats, overlay),
@@ -161,7 +163,30 @@ def segment_command(
         dialect=arguments.csv_dialect,
         overwrite=arguments.overwrite,
     )
-    return do_batch(batch, work)
+    status = do_batch(batch, work)
+    return status if status > 1 else _join_annotations(output, formats) or status
+
+
+_JOINED = {"coco": ("_coco.json", "annotations.json"), "coco-rle": ("_coco_rle.json", "annotations_rle.json")}
+
+
+def _join_annotations(output: Path, formats: Collection[str]) -> int:  # exit status
+    "Write one file for the annotations of all photographs in a folder, where a format wants that."
+    from retinal_tl.annotations import join_coco_files
+
+    for format in formats:
+        if format not in _JOINED:
+            continue
+        ending, target = _JOINED[format]
+        try:
+            with open_journal(output, "segment") as journal:
+                names = [name for line in journal.done.values() for name in line.get("files", ())]
+            parts = [output / name for name in names if name.endswith(ending) and (output / name).is_file()]
+            join_coco_files(parts, output / target)
+        except RetinalError as error:
+            say(str(error))
+            return 1
+    return 0
 
 
 def _version() -> dict[str, str]:
@@ -336,6 +361,7 @@ def add_segment(
     add("--maps", action=yes_or_no, default=True, help="--no-maps: only counts and the overlay")
     add("--overlay", choices=tuple(OVERLAYS), help=overlay)
     add("--report", action=yes_or_no, default=True, help="write report.html (default: yes)")
+    add("--keep-ids", action="store_true", help="a DICOM SEG gets the patient and the study of the photograph")
     parser.set_defaults(work=segment_command)
 
 
