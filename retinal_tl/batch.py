@@ -166,7 +166,7 @@ def _rows_of(batch: Batch, task: Task, journal: Journal, work: Work) -> list[dic
     if line and facts is None and line.get("digest"):  # not there today: what was found in it stays
         say(f"{problem} What was found in it earlier is kept.")
         return [dict(row, problem=row.get("problem") or problem) for row in line["rows"]]
-    if line and line["rows"]:
+    if line and line.get("digest"):
         journal.write(dict(photo=task.key, rows=[], files=earlier))
     done, problem = attempt(task.path, lambda: _careful(task, work))
     rows, entry = done or ([dict(photo=printable(task.path), problem=problem)], None)
@@ -179,9 +179,11 @@ def _rows_of(batch: Batch, task: Task, journal: Journal, work: Work) -> list[dic
         files, stale = [*files, *stale], []
     if batch.output:
         _keep(batch.output, task, entry, stale)
-    journal.write(
-        dict(photo=task.key, rows=rows, files=files) | (dict(made=batch.made, **(facts or {})) if done else {})
-    )
+    new: dict[str, Any] = dict(photo=task.key, rows=rows, files=files)
+    if done:
+        new |= dict(made=batch.made, **(facts or {}))
+    if new != line:  # as it is where a photograph fails again
+        journal.write(new)
     return rows
 
 

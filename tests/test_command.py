@@ -399,7 +399,7 @@ def test_warnings_are_said_and_written_and_cost_nothing(place, capsys):
 
 def test_classify(place, capsys):
     write_eye("photos/lesion.png")
-    write_eye("photos/none.png", spot=(-50, -50))
+    write_eye("photos/none.png", spot=(-50, -50), texture=6)
     Path("photos/broken.jpg").touch()
     assert main(["classify", "photos", "--model", "runs/any", "--output", "answers"]) == 1
     rows = {row["photo"]: row for row in read_report(place / "answers")}

@@ -2,8 +2,9 @@
 
     python tools/figures/batch_killed.py 300 10      300 photographs, 10 kills; a minute or two on one core
 
-Each kill is one of four signals, drawn by chance, at a moment drawn by chance. Two more starts into the folder are tried
-while it is held. The photographs are small phantoms, and the network is one line of arithmetic (`tests/toy_runs.py`).
+Each kill is one of four signals, drawn by chance, at a moment drawn by chance. Beside some of them a second start into
+the same folder is tried. The photographs are small phantoms, and the network is one line of arithmetic
+(`tests/toy_runs.py`).
 """
 
 import json
@@ -15,8 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "tests"))
 from retinal_tl.images import write_png
 from retinal_tl.synthetic import phantom
 from toy_runs import write_toy_run
