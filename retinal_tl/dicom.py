@@ -69,10 +69,8 @@ def _reading(name: str) -> Iterator[None]:
             yield
     except (RetinalError, MemoryError, OSError):
         raise
-    except Exception as error:
-        raise RetinalError(
-            f"{name} is a DICOM file that is damaged or cut short ({type(error).__name__}): export it again."
-        ) from None
+    except Exception:
+        raise RetinalError(f"{name} is a DICOM file that is damaged or cut short: export it again.") from None
     finally:
         log.disabled = silent
 
