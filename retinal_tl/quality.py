@@ -175,7 +175,6 @@ GRADABLE = dict(
     contrast=(0.004, np.inf),
     diameter=(200, np.inf),
     inside=(0.5, 1),
-    colors=(0.2, 1),
 )  # beyond these nobody can say what is in the eye, see `ungradable_because`
 
 # %% ../nbs/05_quality.ipynb #cell-24
@@ -192,14 +191,13 @@ _SENTENCES = dict(
     structure="Blurred: its middling detail is {value:.2f} of the coarser, and usual is {low} or more.",
     contrast="Pale: what can be told apart differs by {percent:.1f} %, and usual is {low_percent:.1f} % or more.",
     shade="Uneven light: {percent:.0f} % of the field of view lies in the dark, where lesions are easily missed.",
-    elsewhere="{percent:.0f} % of the lit ground lies outside of the field of view that was found, and was not looked at: "
-    "give each field in a picture of its own.",
+    elsewhere="{percent:.0f} % of the lit ground lies outside of the field of view that was found, "
+    "and was not looked at: give each field in a picture of its own.",
     swapped="Its red and blue seem to be exchanged: give the colors in the order red, green, blue.",
 )
 _REASONS = dict(
     diameter="too small, with a field of view of {value:.0f} pixels",
     inside="cut off, with {percent:.0f} % of the field of view in the picture",
-    colors="without the colors of a retina",
     light="{light}, with half of the field of view {darker} than {value:.0f} of 255",
     clipped="overexposed, with {percent:.0f} % of the field of view washed out",
     shade="lit unevenly, with {percent:.0f} % of the field of view in the dark",
