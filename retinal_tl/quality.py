@@ -79,12 +79,13 @@ def _without_bars(brightness: np.ndarray, seen: np.ndarray) -> np.ndarray:
     inside = _disc(0.97) & seen
     if not inside.any():
         return seen
-    lit, seen = inside & (brightness > 0.15 * np.percentile(brightness[inside], 90)), seen.copy()
+    bright, seen = max(float(np.percentile(brightness[inside], 90)), 1.0), seen.copy()
     for turn in range(4):
-        chord, bright = np.rot90(inside, turn).sum(1), np.rot90(lit, turn).sum(1)
-        first = int(np.argmax(bright > 0.8 * np.maximum(chord, 1)))
-        before = slice(0, max(first - 3, 0))  # the line may be a little soft
-        if chord[first] > 0.3 * _DIAMETER and (bright[before] <= 0.1 * chord[before]).all():
+        chord = np.rot90(inside, turn).sum(1)
+        level = np.rot90(np.where(inside, brightness, 0), turn).sum(1) / np.maximum(chord, 1) / bright  # of each row
+        first = int(np.argmax(level > 0.3))
+        before = level[: max(first - 3, 0)]  # the line may be a little soft, a shadow is softer
+        if chord[first] > 0.3 * _DIAMETER and (before < 0.1).all():
             np.rot90(seen, turn)[:first] = False
     return seen
 
