@@ -181,7 +181,9 @@ def _lay_out(gr: Any, thresholds: Mapping[str, float]) -> _Controls:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             moved = dict(
-                file=gr.File(label="Photograph (JPEG, PNG, TIFF or BMP)", elem_id="photograph", height=140),
+                file=gr.File(
+                    label="Photograph (JPEG, PNG, TIFF, WebP, JPEG 2000 ...)", elem_id="photograph", height=140
+                ),
                 said=gr.HTML(elem_id="said"),
                 shown=gr.CheckboxGroup(names, value=list(thresholds), label="Show", elem_id="shown"),
                 opacity=gr.Slider(0, 1, 0.5, step=0.05, label="Opacity of the colors", elem_id="opacity"),

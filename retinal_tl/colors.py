@@ -98,7 +98,7 @@ def _noted(image: Image.Image) -> bytes | None:
 def _bits_in_use(values: np.ndarray) -> int:  # 8, 10, 12, 14 or 16
     "How many of the 16 bits of unsigned values hold a photograph."
     used = int(np.bitwise_or.reduce(values, axis=None)) if values.size else 0
-    spread = used & 3 == 0 or not (values % 257).any()  # at the upper end, or 8 bits repeated
+    spread = not used & 255 or not (values % 257).any()  # 8 bits, moved up or repeated
     return 16 if spread else next((bits for bits in (8, 10, 12, 14) if used < 1 << bits), 16)
 
 

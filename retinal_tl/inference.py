@@ -267,18 +267,17 @@ def prepare_for(
 # %% ../nbs/30_inference.ipynb #cell-32
 def _photo(photo: str | Path | np.ndarray) -> np.ndarray:
     "A photo from a file or an array, checked. What makes it doubtful is a `PhotoWarning` where the caller was called."
-    named = isinstance(photo, (str, Path))
-    if named:
+    if isinstance(photo, (str, Path)):
         opened = open_photo(photo)
-        pixels, doubts = opened.pixels, opened.warnings
+        pixels, doubts, name = opened.pixels, opened.warnings, f"{printable(photo)}: "
+    elif isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3:
+        pixels, doubts, name = photo, (), ""
     else:
-        pixels, doubts = photo, ()
-        if not (isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3):
-            raise RetinalError(
-                "A photo is a file's name or a NumPy array of uint8 with the shape (height, width, 3), in RGB."
-            )
+        raise RetinalError(
+            "A photo is a file's name or a NumPy array of uint8 with the shape (height, width, 3), in RGB."
+        )
     for sentence in (*doubts, *photo_warnings(pixels)):
-        warnings.warn(f"{printable(photo)}: {sentence}" if named else sentence, PhotoWarning, stacklevel=3)
+        warnings.warn(name + sentence, PhotoWarning, stacklevel=3)
     return pixels
 
 

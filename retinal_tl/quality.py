@@ -79,12 +79,13 @@ def _without_bars(brightness: np.ndarray, seen: np.ndarray) -> np.ndarray:
     inside = _disc(0.97) & seen
     if not inside.any():
         return seen
-    lit, seen = inside & (brightness > 0.15 * np.percentile(brightness[inside], 90)), seen.copy()
+    bright, seen = max(float(np.percentile(brightness[inside], 90)), 1.0), seen.copy()
     for turn in range(4):
-        chord, bright = np.rot90(inside, turn).sum(1), np.rot90(lit, turn).sum(1)
-        first = int(np.argmax(bright > 0.8 * np.maximum(chord, 1)))
-        before = slice(0, max(first - 3, 0))  # the line may be a little soft
-        if chord[first] > 0.3 * _DIAMETER and (bright[before] <= 0.1 * chord[before]).all():
+        chord = np.rot90(inside, turn).sum(1)
+        level = np.rot90(np.where(inside, brightness, 0), turn).sum(1) / np.maximum(chord, 1) / bright  # of each row
+        first = int(np.argmax(level > 0.3))
+        before = level[: max(first - 3, 0)]  # the line may be a little soft, a shadow is softer
+        if chord[first] > 0.3 * _DIAMETER and (before < 0.1).all():
             np.rot90(seen, turn)[:first] = False
     return seen
 
@@ -175,7 +176,6 @@ GRADABLE = dict(
     contrast=(0.004, np.inf),
     diameter=(200, np.inf),
     inside=(0.5, 1),
-    colors=(0.2, 1),
 )  # beyond these nobody can say what is in the eye, see `ungradable_because`
 
 # %% ../nbs/05_quality.ipynb #cell-24
@@ -192,14 +192,13 @@ _SENTENCES = dict(
     structure="Blurred: its middling detail is {value:.2f} of the coarser, and usual is {low} or more.",
     contrast="Pale: what can be told apart differs by {percent:.1f} %, and usual is {low_percent:.1f} % or more.",
     shade="Uneven light: {percent:.0f} % of the field of view lies in the dark, where lesions are easily missed.",
-    elsewhere="{percent:.0f} % of the lit ground lies outside of the field of view that was found, and was not looked at: "
-    "give each field in a picture of its own.",
+    elsewhere="{percent:.0f} % of the lit ground lies outside of the field of view that was found, "
+    "and was not looked at: give each field in a picture of its own.",
     swapped="Its red and blue seem to be exchanged: give the colors in the order red, green, blue.",
 )
 _REASONS = dict(
     diameter="too small, with a field of view of {value:.0f} pixels",
     inside="cut off, with {percent:.0f} % of the field of view in the picture",
-    colors="without the colors of a retina",
     light="{light}, with half of the field of view {darker} than {value:.0f} of 255",
     clipped="overexposed, with {percent:.0f} % of the field of view washed out",
     shade="lit unevenly, with {percent:.0f} % of the field of view in the dark",

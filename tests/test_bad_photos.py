@@ -103,8 +103,9 @@ def test_folder_and_pipe(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is text"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is text"),
         (b"GIF89a" + bytes(20), "is a GIF picture"),
-        (b"RIFF\x10\0\0\0WEBPVP8 ", "is a WebP picture"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "is a HEIC"),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", "damaged"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0mp42avc1", "is a video"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "damaged"),
         (b"%PDF-1.4 \xe2\xe3", "is a PDF"),
         (b"PK\3\4" + bytes(30), "is a ZIP"),
         (bytes(128) + b"DICM" + bytes(20), "is a DICOM file that is damaged"),
@@ -140,6 +141,8 @@ KINDS = dict(
     lzw=("TIFF", dict(compression="tiff_lzw")),
     deflate=("TIFF", dict(compression="tiff_adobe_deflate")),
     jpeg_tiff=("TIFF", dict(compression="jpeg")),
+    webp=("WEBP", dict(lossless=True)),
+    jp2=("JPEG2000", {}),
 )
 
 
