@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core import LESIONS, RetinalError, nearest, printable, write_text
-from .photos import FORMATS, find_photos, folders_of, output_stems
+from .photos import find_photos, folders_of, output_stems
+from .writers import WRITERS
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
     from retinal_tl.cards import ClassifierCard, SegmenterCard
@@ -22,8 +23,8 @@ if TYPE_CHECKING:  # at work, each function imports what it needs: the command's
     from retinal_tl.report import ReportPhoto
 
 # %% auto #0
-__all__ = ['SEGMENT_COLUMNS', 'CLASSIFY_COLUMNS', 'Work', 'BUILTIN', 'SegmentOptions', 'segment_file', 'classify_file', 'Batch',
-           'do_batch', 'segment_command', 'classify_command', 'add_segment', 'add_classify']
+__all__ = ['ENDS', 'CLASSIFY_COLUMNS', 'Work', 'BUILTIN', 'SegmentOptions', 'segment_file', 'classify_file', 'Batch', 'do_batch',
+           'segment_command', 'classify_command', 'add_segment', 'add_classify']
 
 # %% ../nbs/46_batch.ipynb #bat-options
 @dataclass(frozen=True)
@@ -32,21 +33,11 @@ class SegmentOptions:
 
     threshold: float | None = None  # found is what has at least this probability; None: each card's own
     lesions: tuple[str, ...] | None = None  # which of those that the runs outline; None: all
-    formats: tuple[str, ...] = ("png",)  # see `FORMATS`
+    formats: tuple[str, ...] = ("png",)  # see `WRITERS`
     picture_bytes: int = 0  # how large its picture in the HTML report may be; 0 makes nothing for that report
 
 
-SEGMENT_COLUMNS = (
-    "photo",
-    "lesion",
-    "area_pixels",
-    "count",
-    "share_of_field",
-    "threshold",
-    "files",
-    "warning",
-    "problem",
-)
+ENDS = ("files", "warning", "problem")  # columns of every report, after its own
 
 
 def segment_file(
@@ -190,6 +181,7 @@ def segment_command(
     arguments: argparse.Namespace,  # photo, model, output, threshold, lesion, format, report
 ) -> int:  # exit status
     "`retinal_tl segment`. Raises `RetinalError` when the command itself is wrong."
+    from retinal_tl.findings import COLUMNS
     from retinal_tl.inference import load_segmenters
 
     runs, (photos, problems) = load_segmenters(arguments.model or [BUILTIN]), find_photos(arguments.photo)
@@ -202,7 +194,7 @@ def segment_command(
             name = printable(stems[path])
             _say(f"{printable(path)}: its files begin with {name}, since its own name is taken or too long.")
     options = SegmentOptions(arguments.threshold, lesions, formats, _picture_bytes(photos, arguments.report))
-    batch = Batch(photos, problems, SEGMENT_COLUMNS, output, arguments.report, [run.card for run in runs])
+    batch = Batch(photos, problems, (*COLUMNS, *ENDS), output, arguments.report, [run.card for run in runs])
     return do_batch(batch, lambda path: segment_file(path, runs, output / stems[path], options))
 
 
@@ -277,7 +269,7 @@ def _choices(text: str, known: Collection[str]) -> list[str]:
 
 
 def _formats(text: str) -> list[str]:
-    return _choices(text, FORMATS)
+    return _choices(text, WRITERS)
 
 
 def _lesions(text: str) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from .core import available_cores
 from .datasets import Example
-from .images import read_mask
+from .masks import read_mask
 from retinal_tl.patches import (
     AUGMENTATIONS,
     LEAST_PROBABILITY,

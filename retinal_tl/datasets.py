@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from .core import LESIONS, Registry, RetinalError, nearest, printable
-from .images import PHOTO_SUFFIXES, read_mask, read_photo
+from .images import PHOTO_SUFFIXES, read_photo
 from retinal_tl.layouts import (
     Reading,
     Table,
@@ -32,6 +32,7 @@ from retinal_tl.layouts import (
     rows_by_photo,
 )
 from .leakage import Pair
+from .masks import read_mask
 from .preprocess import find_field_of_view
 from .synthetic import write_synthetic
 

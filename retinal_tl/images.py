@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHOTO_SUFFIXES', 'MAX_PIXELS', 'show_images', 'write_png', 'Photograph', 'open_photo', 'read_photo', 'photo_size',
-           'read_small_photo', 'read_mask', 'list_photos']
+           'read_small_photo', 'list_photos', 'sort_files']
 
 # %% ../nbs/01_images.ipynb #cell-3
 import codecs
@@ -84,7 +84,10 @@ def write_png(
         temporary.write_bytes(data.tobytes())
 
 # %% ../nbs/01_images.ipynb #image-limits
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"}  # compared in lower case
+PHOTO_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp"),
+    *(".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".heic", ".heif", ".avif"),
+}  # compared in lower case
 MAX_PIXELS = 150_000_000  # 450 MB as a photo; no fundus camera comes near it
 
 # %% ../nbs/01_images.ipynb #cell-32
@@ -319,52 +322,6 @@ def read_small_photo(
         image.draft(None, (side, side))
         return _upright_colors(image)
 
-# %% ../nbs/01_images.ipynb #cell-56
-def _marks(path: str | Path, image: Image.Image) -> np.ndarray:  # unsigned (height, width), as stored, not turned
-    "How strongly each pixel of an opened mask is marked, in units of its own."
-    if image.mode[:2] != "I;" and ";16" in str(
-        getattr(image, "tile", "")
-    ):  # Pillow keeps the upper 8 bits: 1 would become 0
-        raise RetinalError(f"{printable(path)} is a mask with 16 bits for each color: save it with 8 bits.")
-    if image.mode == "P":
-        return _palette_marks(image)
-    if image.mode.startswith("I;16"):
-        return np.asarray(image)
-    if image.mode in ("1", "L"):
-        return np.asarray(image, np.uint8)
-    marks = np.asarray(image.convert("RGB")).max(axis=2)
-    if marks.min() == marks.max() and np.ptp(np.asarray(image.convert("RGBA"))[..., 3]):
-        raise RetinalError(f"{printable(path)} has its marks in the transparency only: save it as white on black.")
-    return marks
-
-
-def _palette_marks(image: Image.Image) -> np.ndarray:  # uint8 (height, width)
-    "The brightness of each pixel's color or, if colors do not tell what is lesion, whether its index is above 0."
-    brightness, palette = np.zeros(256, np.uint8), np.array(image.getpalette("RGB")).reshape(-1, 3)
-    brightness[: len(palette)] = palette.max(axis=1)
-    used = brightness[np.array(image.histogram()) > 0]
-    told = used.min() <= used.max() // 2 and (used.max() > 0 or len(used) == 1 and palette.max() > 0)
-    if not told:
-        brightness = (np.arange(256) > 0).astype(np.uint8)
-    return cv2.LUT(np.asarray(image), brightness)
-
-# %% ../nbs/01_images.ipynb #cell-57
-def read_mask(
-    path: str | Path,  # a JPEG, PNG, TIFF or BMP file, whatever its suffix
-    shape: tuple[int, int] | None = None,  # height, width of the photo that it belongs to; none: not compared
-    max_pixels: int = MAX_PIXELS,  # larger ones are refused before they are decoded
-) -> np.ndarray:  # bool (height, width), the right way up; all False if nothing is marked
-    "Read the mask of one lesion. Raises `RetinalError` for a bad file, and for a size that is not the photo's."
-    with _opened(path, max_pixels) as image:
-        height, width = _upright_size(image)
-        if shape is not None and (height, width) != tuple(shape[:2]):
-            raise RetinalError(
-                f"{printable(path)} is a mask of {width} x {height} pixels and its photograph has "
-                f"{shape[1]} x {shape[0]}: give the mask that was drawn on this photograph."
-            )
-        orientation, marks = _orientation(image), _marks(path, image)
-        return _upright(marks > marks.max() // 2, orientation)
-
 # %% ../nbs/01_images.ipynb #cell-65
 def list_photos(
     folder: str | Path,  # where to look; its subfolders are left alone
@@ -375,3 +332,65 @@ def list_photos(
         for path in Path(folder).iterdir()
         if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     )
+
+# %% ../nbs/01_images.ipynb #sort
+_NOT_MEANT = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # left by Windows and macOS; in lower case
+_UNFINISHED = {".part", ".partial", ".crdownload", ".download", ".tmp"}
+
+
+def sort_files(
+    folder: str | Path,  # where to look
+    recursive: bool = True,  # also in its subfolders, and theirs
+) -> tuple[list[Path], dict[Path, str]]:  # photographs, sorted; what was left out → why, such as "text"
+    "The photographs of a folder by suffix or content, and the rest. Raises `OSError` if the folder cannot be read."
+    top, photos, left = Path(folder), [], {}
+    waiting, home = [top], os.path.realpath(folder)
+    while waiting:
+        place = waiting.pop()
+        try:
+            paths = [path for path in place.iterdir() if not _hidden(path)]
+        except OSError as error:
+            if place == top:
+                raise
+            left[place] = f"could not be read: {error.strerror}"
+            continue
+        for path in paths:
+            if path.is_dir() and not path.is_symlink() and recursive:
+                waiting.append(path)
+            elif reason := _why_left(path, home):
+                left[path] = reason
+            else:
+                photos.append(path)
+    return sorted(photos), dict(sorted(left.items()))
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in _NOT_MEANT
+
+
+def _why_left(path: Path, home: str) -> str:
+    "Why a path is no photograph of the folder `home`, or '' if it is one."
+    if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
+        return "a link that leads out of the folder"
+    if path.is_dir():
+        return "a linked folder" if path.is_symlink() else "a folder"
+    suffix = path.suffix.lower()
+    if suffix in PHOTO_SUFFIXES:
+        return ""
+    if suffix in _UNFINISHED:
+        return "an unfinished download"
+    try:
+        if not path.is_file():
+            return "not an ordinary file"
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        return f"could not be read: {error.strerror}"
+    if not _is_picture(start):
+        return (_other_kind(start) or "not a picture") if start else "empty"
+    return f"a TIFF file named {printable(suffix)}" if suffix and start[:2] in (b"II", b"MM") else ""
+
+
+def _is_picture(start: bytes) -> bool:
+    "Does a file with these first bytes look like one that can be read?"
+    return any(start.startswith(signature) for signature in _READERS) and not _text_kind(start)

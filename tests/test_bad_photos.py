@@ -17,7 +17,8 @@ from PIL import Image
 
 from retinal_tl import images
 from retinal_tl.core import LESION_COLORS, LESIONS, RetinalError, nearest, printable, write_text, writing
-from retinal_tl.images import list_photos, photo_size, read_mask, read_photo, read_small_photo, write_png
+from retinal_tl.images import list_photos, photo_size, read_photo, read_small_photo, write_png
+from retinal_tl.masks import read_mask
 
 ROWS, COLUMNS = np.mgrid[:48, :64]
 PHOTO = np.dstack([COLUMNS * 3, ROWS * 4, (ROWS + COLUMNS) // 2]).astype(np.uint8)

@@ -9,8 +9,8 @@ import pytest
 from retinal_tl import classify, segment
 from retinal_tl.cards import check_files
 from retinal_tl.core import LESIONS
-from retinal_tl.images import read_mask
 from retinal_tl.inference import load_run
+from retinal_tl.masks import read_mask
 from retinal_tl.metrics import average_precision, pixel_histogram
 from retinal_tl.readers import read_idrid
 from retinal_tl.synthetic import phantom

@@ -18,7 +18,8 @@ import pytest
 
 from retinal_tl.cards import check_files, read_card
 from retinal_tl.core import RetinalError
-from retinal_tl.images import read_mask, write_png
+from retinal_tl.images import write_png
+from retinal_tl.masks import read_mask
 from retinal_tl.plans import plan
 from retinal_tl.settings import PRESETS, Stage1, Stage2
 from retinal_tl.synthetic import write_synthetic

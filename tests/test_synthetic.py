@@ -9,7 +9,8 @@ import pytest
 
 from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.datasets import read_folder
-from retinal_tl.images import read_mask, read_photo
+from retinal_tl.images import read_photo
+from retinal_tl.masks import read_mask
 from retinal_tl.preprocess import find_field_of_view
 from retinal_tl.synthetic import LOOK_ALIKES, PAINTS, SPOTS, draw_retina, phantom, random_streams, write_synthetic
 from retinal_tl.synthetic_eyes import STYLES, field_mask, grow_vessels, place_eye

@@ -24,8 +24,8 @@ from retinal_tl.cards import SegmenterCard, card_to_json, read_segmenter_card
 from retinal_tl.core import RetinalError, check_name, printable
 from retinal_tl.datasets import Example
 from retinal_tl.evaluation import read_histograms
-from retinal_tl.images import read_mask
 from retinal_tl.inference import Run, load_run, segment_prepared
+from retinal_tl.masks import read_mask
 from retinal_tl.metrics import PixelHistogram, coarsen, pixel_histogram, quantize
 from retinal_tl.preprocess import prepare_file
 from retinal_tl.readers import open_data

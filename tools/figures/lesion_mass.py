@@ -30,9 +30,9 @@ from retinal_tl.core import printable, write_text
 from retinal_tl.datasets import Example
 from retinal_tl.encoders import encoder_of
 from retinal_tl.gradcam import MassOnLesions, gain, lesion_mass, map_grid, mass_on_lesions, photo_heat, to_pixels
-from retinal_tl.images import read_mask
 from retinal_tl.inference import input_side
 from retinal_tl.leakage import find_same_eyes, open_signatures, read_signatures
+from retinal_tl.masks import read_mask
 from retinal_tl.model_files import load_weights
 from retinal_tl.preprocess import Prepared, Preprocessing, prepare_file, prepare_mask
 from retinal_tl.readers import open_data
