@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LESIONS', 'LESION_COLORS', 'RetinalError', 'PhotoWarning', 'printable', 'how_many', 'available_cores', 'quiet',
-           'nearest', 'check_name', 'writing', 'write_text', 'file_digest', 'plain', 'Registry']
+           'nearest', 'check_name', 'writing', 'to_disk', 'write_text', 'file_digest', 'plain', 'Registry']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import contextlib
 import difflib
+import errno
 import hashlib
 import importlib
 import inspect
@@ -21,6 +22,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 # %% ../nbs/00_core.ipynb #core-names
 LESIONS = ("exudates", "hemorrhages", "microaneurysms", "soft_exudates")
@@ -132,7 +134,8 @@ def writing(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _bring_to_disk(temporary)
+        with open(temporary, "rb+") as file:
+            to_disk(file)  # a rename can get there before what it renames
         os.replace(temporary, path)
     except OSError as error:
         raise RetinalError(f"{printable(path)} could not be written: {error.strerror or printable(error)}.") from error
@@ -141,10 +144,15 @@ def writing(
             temporary.unlink(missing_ok=True)
 
 
-def _bring_to_disk(path: Path) -> None:
-    "Wait until the file's bytes are on the disk: a rename can get there before what it renames."
-    with open(path, "rb+") as file:
+def to_disk(
+    file: IO,  # open for writing, flushed
+) -> None:
+    "Wait until a file's bytes are on the disk; where the file system knows no such waiting, go on."
+    try:
         os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 # %% ../nbs/00_core.ipynb #cell-24
 def write_text(

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PICTURE_SIDE', 'THUMBNAIL_SIDE', 'MAX_PICTURE', 'MAX_PICTURES', 'picture_budget', 'data_uri', 'ReportPhoto',
-           'report_photo', 'report_html']
+           'report_photo', 'fit_picture', 'report_html']
 
 # %% ../nbs/41_report.ipynb #cell-3
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -60,6 +60,7 @@ class ReportPhoto:
     picture: str = ""  # data URI
     thumbnail: str = ""  # data URI
     layers: Mapping[str, str] = field(default_factory=dict)  # lesion → SVG path in pixels of the photo
+    ungradable: str = ""  # why nobody could grade it; '' if one can
 
 
 def report_photo(
@@ -69,6 +70,7 @@ def report_photo(
     rows: Sequence[Mapping],  # its rows of report.csv: column → value
     warnings: Sequence[str] = (),  # sentences
     limit: int = MAX_PICTURE,  # bytes of its picture, see `picture_budget`
+    ungradable: str = "",  # why nobody could grade it; '' if one can
 ) -> ReportPhoto:  # with its pictures made, so that photo and masks can be let go
     "What the report needs of a photograph."
     tolerance = max(0.5, max(photo.shape[:2]) / PICTURE_SIDE / 2)
@@ -82,7 +84,20 @@ def report_photo(
         data_uri(photo, PICTURE_SIDE, limit),
         data_uri(photo, THUMBNAIL_SIDE),
         layers,
+        ungradable,
     )
+
+
+def fit_picture(
+    photo: ReportPhoto,  # from a batch that was smaller
+    limit: int,  # bytes of its picture, see `picture_budget`
+) -> ReportPhoto:  # the same one, if its picture is small enough
+    "Make a photograph's picture smaller, since the report has grown."
+    if len(photo.picture) <= 4 * limit // 3 + 50:
+        return photo
+    data = np.frombuffer(base64.b64decode(photo.picture.partition(",")[2]), np.uint8)
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return photo if picture is None else replace(photo, picture=data_uri(picture[..., ::-1], PICTURE_SIDE, limit))
 
 # %% ../nbs/41_report.ipynb #cell-32
 _HEADINGS = dict(
@@ -91,9 +106,11 @@ _HEADINGS = dict(
     count="spots",
     share_of_field="share of field",
     threshold="threshold",
+    area_mm2="area (mm²)",
     lesion_probability="probability of a lesion",
+    laterality="eye",
 )
-_NUMBERS = {"area_pixels", "count", "share_of_field", "threshold", "lesion_probability"}
+_NUMBERS = {"area_pixels", "count", "share_of_field", "threshold", "area_mm2", "lesion_probability"}
 
 
 def _cells(row: Mapping, columns: Sequence[str]) -> list[tuple[str, str, bool]]:
@@ -131,12 +148,14 @@ def report_html(
     photos: Sequence[ReportPhoto],  # in the order of the command, those that failed as well
     cards: Sequence[ClassifierCard | SegmenterCard] = (),  # of the models; name, lesions, licence and limits are shown
     title: str = "Lesions in fundus photographs",  # of the page
+    notes: Sequence[str] = (),  # sentences about the batch as a whole, such as what was not looked at
 ) -> str:  # the whole page
     "A page that opens from the disk, alone."
     from retinal_tl import __version__
 
     done, failed = [photo for photo in photos if not photo.problem], [photo for photo in photos if photo.problem]
-    columns = [name for name in _HEADINGS if any(name in row for photo in done for row in photo.rows)]
+    rows = [row for photo in done for row in photo.rows]
+    columns = [name for name in _HEADINGS if any(row.get(name, "") != "" for row in rows)]
     eyes = [_eye(number, photo, columns) for number, photo in enumerate(done, 1)]
     style, script = asset_text("report.css"), asset_text("report.js")
     return render(
@@ -147,6 +166,7 @@ def report_html(
         warned=[eye for eye in eyes if eye["photo"].warnings],
         totals=_totals(done),
         summary=_summary(done, failed),
+        notes=notes,
         columns=[(name, _HEADINGS[name], name in _NUMBERS) for name in columns],
         lesions=_colors(done),
         models=[_about(card) for card in cards],
@@ -187,10 +207,12 @@ def _about(card: ClassifierCard | SegmenterCard) -> dict:
 
 def _summary(done: Sequence[ReportPhoto], failed: Sequence[ReportPhoto]) -> str:
     "How the batch went, in one sentence."
-    warned = sum(bool(photo.warnings) for photo in done)
+    warned, ungradable = sum(bool(photo.warnings) for photo in done), sum(bool(photo.ungradable) for photo in done)
     parts = [f"{how_many(len(done), 'photograph')} done"]
     if warned:
         parts.append(f"{warned} with a warning")
+    if ungradable:
+        parts.append(f"{ungradable} ungradable")
     if failed:
         parts.append(f"{len(failed)} not done")
     return ", ".join(parts) + "."

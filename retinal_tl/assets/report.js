@@ -45,7 +45,7 @@ function show(index) {
   picture.replaceChildren();
   picture.setAttribute("viewBox", `0 0 ${eye.width} ${eye.height}`);
   picture.setAttribute("aria-label", eye.name + ", with the lesions that are switched on");
-  add(picture, "image", { href: eye.picture, width: eye.width, height: eye.height });
+  if (eye.picture) add(picture, "image", { href: eye.picture, width: eye.width, height: eye.height });
   const layers = add(picture, "g", {});
   for (const [lesion, path] of Object.entries(eye.layers))
     add(layers, "path", { d: path, "data-lesion": lesion, fill: colors[lesion], stroke: colors[lesion] });
