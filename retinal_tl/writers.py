@@ -36,6 +36,7 @@ WRITERS = {
     ),
     "npz": Writer("retinal_tl.findings:write_arrays", (".npz",), "the maps for NumPy"),
     "geojson": Writer("retinal_tl.findings:write_outlines", (".geojson",), "an outline for each spot, in pixels"),
+    "places": Writer("retinal_tl.findings:write_zones", ("_places.csv",), "counts and areas by ring and quadrant"),
 }
 OVERLAYS = {"jpeg": "_overlay.jpg", "png": "_overlay.png", "none": ""}  # format of the overlay → how its file ends
 
