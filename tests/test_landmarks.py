@@ -40,10 +40,6 @@ def turned(point, degrees):
     return tuple(cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), degrees, 1) @ [*point, 1])
 
 
-def test_both_eyes_are_among_the_phantoms():
-    assert {eye_of(seed)[1].side for seed in SEEDS} == {-1, 1}
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_disc_and_fovea_are_where_they_were_drawn(seed):
     eye, drawn = eye_of(seed)
@@ -106,7 +102,7 @@ def test_a_fovea_beyond_the_rim_is_not_given(seed):
 
 
 def test_a_faint_disc_is_not_given():
-    eye, drawn = eye_of(FAINT)
+    eye, _ = eye_of(FAINT)
     found = find_landmarks(eye.photo)
     assert found.disc is found.fovea is None and 0.05 < found.disc_sure < SURE
 
@@ -126,9 +122,9 @@ def test_a_picture_of_no_eye_has_no_fovea(fill):
 
 def test_what_is_found_does_not_depend_on_the_size_of_the_photograph():
     eye, drawn = eye_of(5)
-    small, large = find_landmarks(eye.photo), find_landmarks(cv2.resize(eye.photo, None, fx=3, fy=3))
+    small, large = find_landmarks(eye.photo), find_landmarks(cv2.resize(eye.photo, None, fx=2, fy=2))
     for name in ("disc", "fovea"):
-        assert math.dist(np.array(getattr(large, name)) / 3, getattr(small, name)) < 0.1 * drawn.disc_radius
+        assert math.dist(np.array(getattr(large, name)) / 2, getattr(small, name)) < 0.1 * drawn.disc_radius
 
 
 def test_risk_and_rings_on_what_was_found():
