@@ -210,7 +210,9 @@ def _best_disc(views: Sequence[View]) -> tuple[tuple[float, float, float, float]
         side, log = len(view.seen), math.log(size / 0.16)
         score = np.tensordot(_DISC_WEIGHTS, disc_measures(view)[:, rows, columns], 1)
         score += _SIZE_WEIGHTS[0] * log + _SIZE_WEIGHTS[1] * log**2 - 2 * math.log(side)  # a large copy has more places
-        parts.append(np.stack([(columns + 0.5) / side, (rows + 0.5) / side, np.full(len(rows), math.log(size)), score], 1))
+        parts.append(
+            np.stack([(columns + 0.5) / side, (rows + 0.5) / side, np.full(len(rows), math.log(size)), score], 1)
+        )
     points = np.concatenate(parts)
     if not len(points):
         return (0.5, 0.5, DISC_SIZES[0], -math.inf), 0.0
