@@ -11,7 +11,8 @@ parser.read(here / "settings.ini", encoding="utf-8")
 settings = parser["DEFAULT"]
 train = settings["train_requirements"].split()
 app = settings["app_requirements"].split()
-dev = train + settings["dev_requirements"].split()
+dicom = settings["dicom_requirements"].split()
+dev = train + dicom + settings["dev_requirements"].split()
 statuses = ["Planning", "Pre-Alpha", "Alpha", "Beta", "Production/Stable", "Mature", "Inactive"]
 status = int(settings["status"])
 
@@ -32,7 +33,7 @@ setup(
     package_data={"retinal_tl": ["assets/*", "weights/**/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"train": train, "app": app, "dev": dev},
+    extras_require={"train": train, "app": app, "dicom": dicom, "dev": dev},
     entry_points={
         "console_scripts": settings["console_scripts"].split("\n"),
         "nbdev": [f"{settings['lib_name']}={settings['lib_name']}._modidx:d"],

@@ -15,9 +15,9 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from .app import add_app
-from .batch import add_classify, add_segment
 from .core import LESIONS, RetinalError, how_many, printable, writing
 from .export import add_export
+from .screening import add_classify, add_segment
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
     from retinal_tl.datasets import Dataset, Example

@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,9 @@ class Findings:
     laterality: str = ""  # `left` or `right` eye; empty: not known
     spacing: tuple[float, float] | None = None  # millimetres from one row, and from one column, to the next
     ungradable: str = ""  # why nobody could grade it, as `ungradable_because` says it; empty: it can be graded
+    modality: str = ""  # of DICOM, such as OP; empty: the file does not say
+    path: Path | None = None  # of the photograph's file, for formats that refer to it; None: it has none
+    models: Mapping[str, tuple[str, str]] | None = None  # lesion → the model's name and digest; None: not known
     landmarks: Landmarks | None = None  # disc and fovea; None: they were not looked for
 
 # %% ../nbs/40a_findings.ipynb #fnd-find
@@ -75,10 +78,16 @@ def find_lesions(
             if lesions is None or lesion in lesions:
                 levels[lesion], thresholds[lesion] = quantize(probability), run.thresholds[lesion]
     inside, side = field.mask(photo.shape[:2]), photograph.laterality
-    about: dict[str, Any] = dict(
-        laterality=side, spacing=photograph.spacing, ungradable=ungradable, landmarks=landmarks
-    )
-    return Findings(printable(path), photo, inside, levels, thresholds, warnings, **about)
+    found = Findings(printable(path), photo, inside, levels, thresholds, warnings, side, photograph.spacing)
+    about: dict[str, Any] = dict(modality=photograph.modality, path=Path(path), models=_models(wanted))
+    return replace(found, ungradable=ungradable, landmarks=landmarks, **about)
+
+
+def _models(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
+    "For each lesion the name of the model that outlines it, and the beginning of its network's digest."
+    return {
+        lesion: (run.card.name, run.card.files.get("model.onnx", "")[:12]) for run in runs for lesion in run.lesions
+    }
 
 
 @contextmanager
@@ -121,6 +130,12 @@ def _about_photo(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) 
     return dict(laterality=side, gradable=gradable, ungradable_because=found.ungradable) | size
 
 
+def _about_file(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) -> Mapping[str, object]:
+    "What the photograph's file says of it; empty where it does not."
+    down, across = found.spacing or ("", "")
+    return dict(modality=found.modality, pixel_height_mm=down, pixel_width_mm=across)
+
+
 def _places(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) -> Mapping[str, object]:
     "Where disc and fovea are, and how near to the fovea exudates come."
     return place_cells(masks, found.landmarks)
@@ -130,6 +145,7 @@ GROUPS: dict[tuple[str, ...], Group] = {
     ("area_mm2",): _area,
     ("laterality", "gradable", "ungradable_because", "height", "width"): _about_photo,
     PLACE_COLUMNS: _places,
+    ("modality", "pixel_height_mm", "pixel_width_mm"): _about_file,
 }  # names of columns → the function that gives their cells, as `Group` has it
 COLUMNS = (
     *("photo", "lesion", "area_pixels", "count", "share_of_field", "threshold"),
@@ -160,8 +176,7 @@ def report_text(
 ) -> str:  # CSV
     "The text of a report, safe to open in a spreadsheet."
     (delimiter, decimal), text = DIALECTS[dialect], io.StringIO()
-    style = dict(restval="", lineterminator="\n", delimiter=delimiter, extrasaction="ignore")
-    writer = csv.DictWriter(text, columns, **style)
+    writer = csv.DictWriter(text, columns, "", "ignore", lineterminator="\n", delimiter=delimiter)
     writer.writeheader()
     writer.writerows({column: _cell(value, decimal) for column, value in row.items()} for row in rows)
     return text.getvalue()
@@ -266,10 +281,12 @@ def write_findings(
     thresholds: Mapping[str, float],  # lesion → 0..1, at which the masks were made
     formats: Collection[str] = ("png",),  # see `WRITERS`
     overlay: str = "jpeg",  # see `OVERLAYS`
+    keep_ids: bool = False,  # formats with a place for the patient's name and number get them from the photograph
 ) -> None:
     "Write what was found in one photograph. Raises `RetinalError` where a file cannot be written."
     for name in formats:
-        WRITERS[name].load()(base, found, masks, thresholds)
+        ids = dict(keep_ids=keep_ids) if WRITERS[name].names_patient else {}
+        WRITERS[name].load()(base, found, masks, thresholds, **ids)
     write_overlay(base, found.photo, masks, overlay)
 
 # %% ../nbs/40a_findings.ipynb #fnd-attempt

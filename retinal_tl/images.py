@@ -7,21 +7,23 @@ __all__ = ['PHOTO_SUFFIXES', 'MAX_PIXELS', 'show_images', 'write_png', 'Photogra
            'read_small_photo', 'list_photos', 'sort_files']
 
 # %% ../nbs/01_images.ipynb #cell-3
-import codecs
 import contextlib
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import Image
 
+from .colors import srgb_pixels
 from .core import PhotoWarning, RetinalError, printable, writing
+from .dicom import DicomImage
+from .dicom_kinds import is_dicom, other_dicom, split_frame
+from .file_kinds import is_picture, other_kind, picture_reader, reading_problem
 
 # %% ../nbs/01_images.ipynb #cell-10
 def show_images(
@@ -90,73 +92,11 @@ PHOTO_SUFFIXES = {
 }  # compared in lower case
 MAX_PIXELS = 150_000_000  # 450 MB as a photo; no fundus camera comes near it
 
-# %% ../nbs/01_images.ipynb #cell-32
-_READERS = {
-    b"\xff\xd8\xff": JpegImagePlugin.jpeg_factory,
-    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-    b"BM": BmpImagePlugin.BmpImageFile,
-    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImagePlugin.TiffImageFile),
-}
-_OTHERS = {
-    b"GIF8": "a GIF picture",
-    b"%PDF": "a PDF document",
-    b"PK\3\4": "a ZIP archive",
-    b"\x1f\x8b": "a gzip archive",
-    b"\0\0\0\x0cjP": "a JPEG 2000 picture",
-    b"8BPS": "a Photoshop document",
-}
-
-
-def _other_kind(
-    start: bytes,  # the first bytes of a file that is not a JPEG, PNG, TIFF or BMP
-) -> str:  # completes the sentence "the file is ..."; '' if it is not known
-    "What a file is instead."
-    for signature, kind in _OTHERS.items():
-        if start.startswith(signature):
-            return kind
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "a WebP picture"
-    if start[4:8] == b"ftyp":
-        return "a HEIC or AVIF picture, or a video"
-    if start[128:132] == b"DICM":
-        return "a DICOM file"
-    return _text_kind(start)
-
-
-def _text_kind(start: bytes) -> str:
-    "What kind of text a file is, or '' if it is none."
-    beginning = start.decode("utf-8", "ignore").lstrip("\ufeff \t\r\n").lower()
-    if beginning.startswith(("<!doctype html", "<html", "<head", "<body", "<script")):
-        return "a web page"
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(start)  # the last letter may be cut
-    except UnicodeDecodeError:
-        return ""
-    return "" if 0 in start else "text"
-
-# %% ../nbs/01_images.ipynb #cell-35
-def _reader(path: str | Path, start: bytes) -> Callable[[BinaryIO], Image.Image]:
-    "The function that reads a picture with this beginning. Raises `RetinalError` if there is none."
-    name = printable(path)
-    if not start:
-        raise RetinalError(f"{name} is empty: copy it again from where it came.")
-    kind = _text_kind(start)
-    for signature, reader in _READERS.items():
-        if start.startswith(signature) and not kind:
-            return reader
-    kind = _other_kind(start)
-    if kind == "a web page":
-        raise RetinalError(f"{name} is a web page and not a picture: download the picture itself.")
-    if kind:
-        raise RetinalError(f"{name} is {kind}: a JPEG, PNG, TIFF or BMP picture is needed.")
-    raise RetinalError(
-        f"{name} is not a JPEG, PNG, TIFF or BMP picture, or its beginning is damaged: "
-        "copy it again from where it came."
-    )
-
 # %% ../nbs/01_images.ipynb #cell-37
 def _count_pages(image: Image.Image) -> int:
-    "The number of pages of a TIFF that are as large as the first; 1 for other formats, where they are previews."
+    "The number of pages or frames that are as large as the first; those of a camera's JPEG are previews."
+    if image.format in ("WEBP", "AVIF", "HEIF"):
+        return getattr(image, "n_frames", 1)
     if image.format != "TIFF":
         return 1
     area, pages = image.width * image.height, 1
@@ -170,6 +110,15 @@ def _count_pages(image: Image.Image) -> int:
     return pages
 
 
+def _misread(image: Image.Image) -> bool:
+    "Are these 16 bits that Pillow takes for something else: planes of colors, or gray in which 0 is white?"
+    if image.format != "TIFF":
+        return False
+    tags, layout = getattr(image, "tag_v2", {}), str(getattr(image, "tile", ""))
+    deep = max(tags.get(258, (1,)), default=1) > 8
+    return deep and (tags.get(262) == 0 or image.mode[:2] != "I;" and ";16" not in layout)
+
+
 def _check_header(path: str | Path, image: Image.Image, max_pixels: int) -> None:
     "Raise `RetinalError` for a picture that is not to be decoded."
     if image.width * image.height > max_pixels:
@@ -177,8 +126,11 @@ def _check_header(path: str | Path, image: Image.Image, max_pixels: int) -> None
             f"{printable(path)} has {image.width} x {image.height} pixels, and {max_pixels:,} in all "
             "are allowed: make it smaller."
         )
-    if image.mode in ("I", "F"):
-        raise RetinalError(f"{printable(path)} holds numbers of 32 bits: save it with 8 or 16 bits for each color.")
+    if image.mode in ("I", "F") or _misread(image):
+        raise RetinalError(
+            f"{printable(path)} holds numbers of a type that is not supported, such as fractions or 32 bits: "
+            "save it with 8 or 16 bits for each color."
+        )
     if image.mode in ("LAB", "HSV"):
         raise RetinalError(f"{printable(path)} is in {image.mode} colors: save it as RGB.")
     if (pages := _count_pages(image)) > 1:
@@ -190,10 +142,14 @@ def _opened(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
     "A picture, its header checked, its pixels not yet decoded. Whatever goes wrong in the block is a `RetinalError`."
     name = printable(path)
     try:
-        _check_file(path)
-        with open(path, "rb") as file, warnings.catch_warnings():
+        source, frame = split_frame(path)
+        _check_file(source)
+        with open(source, "rb") as file, warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # they do not name the file; what matters is raised
-            reader = _reader(path, file.read(512))
+            start = file.read(512)
+            reader = (lambda file: DicomImage(file, frame)) if is_dicom(start) else picture_reader(path, start)
+            if frame is not None and not is_dicom(start):
+                raise FileNotFoundError
             file.seek(0)
             image = reader(file)
             _check_header(path, image, max_pixels)
@@ -201,20 +157,7 @@ def _opened(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
     except RetinalError:
         raise
     except Exception as error:
-        raise RetinalError(f"{name} {_reason(error)}.") from None
-
-
-def _reason(error: Exception) -> str:  # follows the name of the file
-    "What an error of the system or of a decoder means, and what to do."
-    if isinstance(error, FileNotFoundError):
-        return "does not exist: check its name and its folder"
-    if isinstance(error, PermissionError):
-        return "may not be read: change its permissions or ask its owner"
-    if isinstance(error, MemoryError | Image.DecompressionBombError):
-        return "needs too much memory: make it smaller"
-    if isinstance(error, OSError) and error.errno:
-        return f"could not be read: {os.strerror(error.errno)}"
-    return f"is damaged or cut short: copy it again from where it came ({printable(error)[:100]})"
+        raise RetinalError(f"{name} {reading_problem(error, path)}.") from None
 
 
 def _check_file(path: str | Path) -> None:
@@ -254,11 +197,14 @@ def _upright(
     return np.ascontiguousarray(pixels)
 
 # %% ../nbs/01_images.ipynb #cell-43
-def _colors(image: Image.Image) -> np.ndarray:  # uint8 (height, width, 3), as stored, not turned
-    "The pixels of an opened picture as 8-bit RGB."
-    if not image.mode.startswith("I;16"):
-        return np.array(image.convert("RGB"))
-    return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+def _upright_colors(path: str | Path, image: Image.Image) -> tuple[np.ndarray, list[str]]:
+    "The pixels of an opened picture, uint8 (height, width, 3), the right way up, and what is in doubt about them."
+    orientation = _orientation(image)
+    try:
+        pixels, doubts = srgb_pixels(image)
+    except RetinalError as error:
+        raise RetinalError(f"{printable(path)} {error}") from None
+    return _upright(pixels, orientation), doubts
 
 # %% ../nbs/01_images.ipynb #photograph
 @dataclass(frozen=True, eq=False)
@@ -273,12 +219,14 @@ class Photograph:
 
 # %% ../nbs/01_images.ipynb #cell-44
 def open_photo(
-    path: str | Path,  # a JPEG, PNG, TIFF or BMP file, whatever its suffix
+    path: str | Path,  # a JPEG, PNG, TIFF, BMP, WebP, JPEG 2000, HEIC or DICOM file, whatever its suffix
     max_pixels: int = MAX_PIXELS,  # larger ones are refused before they are decoded
 ) -> Photograph:  # what the file holds
     "A photograph and what its file says of it. Raises `RetinalError` for every file that does not hold exactly one."
     with _opened(path, max_pixels) as image:
-        return Photograph(_upright_colors(image))
+        about = dict(image.info.get("dicom", {}))
+        pixels, doubts = _upright_colors(path, image)
+        return Photograph(pixels, warnings=(*about.pop("warnings", ()), *doubts), **about)
 
 
 def read_photo(
@@ -291,15 +239,9 @@ def read_photo(
         warnings.warn(f"{printable(path)}: {sentence}", PhotoWarning, stacklevel=2)
     return photograph.pixels
 
-
-def _upright_colors(image: Image.Image) -> np.ndarray:  # uint8 (height, width, 3)
-    "The pixels of an opened picture as 8-bit RGB, the right way up."
-    orientation = _orientation(image)
-    return _upright(_colors(image), orientation)
-
 # %% ../nbs/01_images.ipynb #cell-45
 def photo_size(
-    path: str | Path,  # a JPEG, PNG, TIFF or BMP file, whatever its suffix
+    path: str | Path,  # a JPEG, PNG, TIFF, BMP, WebP, JPEG 2000, HEIC or DICOM file, whatever its suffix
     max_pixels: int = MAX_PIXELS,  # larger ones are refused
 ) -> tuple[int, int]:  # height, width, the right way up
     "The size of a picture from its header alone. Raises `RetinalError` as `read_photo`, except for damaged pixels."
@@ -313,14 +255,14 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:  # height, width
 
 # %% ../nbs/01_images.ipynb #small
 def read_small_photo(
-    path: str | Path,  # a JPEG, PNG, TIFF or BMP file, whatever its suffix
+    path: str | Path,  # a JPEG, PNG, TIFF, BMP, WebP, JPEG 2000, HEIC or DICOM file, whatever its suffix
     side: int,  # pixels; neither side of what comes out is shorter, unless it is so in the file
     max_pixels: int = MAX_PIXELS,  # larger ones are refused before they are decoded
 ) -> np.ndarray:  # uint8 (height, width, 3), RGB, the right way up
     "`read_photo`, at a fraction of the size where the file format allows it."
     with _opened(path, max_pixels) as image:
         image.draft(None, (side, side))
-        return _upright_colors(image)
+        return _upright_colors(path, image)[0]
 
 # %% ../nbs/01_images.ipynb #cell-65
 def list_photos(
@@ -386,11 +328,8 @@ def _why_left(path: Path, home: str) -> str:
             start = file.read(512)
     except OSError as error:
         return f"could not be read: {error.strerror}"
-    if not _is_picture(start):
-        return (_other_kind(start) or "not a picture") if start else "empty"
+    if is_dicom(start):
+        return other_dicom(start)
+    if not is_picture(start):
+        return (other_kind(start) or "not a picture") if start else "empty"
     return f"a TIFF file named {printable(suffix)}" if suffix and start[:2] in (b"II", b"MM") else ""
-
-
-def _is_picture(start: bytes) -> bool:
-    "Does a file with these first bytes look like one that can be read?"
-    return any(start.startswith(signature) for signature in _READERS) and not _text_kind(start)

@@ -8,6 +8,7 @@ __all__ = ['AnyCard', 'BUILTIN', 'Predict', 'input_side', 'Run', 'load_run', 'se
 
 # %% ../nbs/30_inference.ipynb #cell-2
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ import numpy as np
 import onnxruntime
 
 from .cards import ClassifierCard, SegmenterCard, read_card, read_verified
-from .core import RetinalError, printable
-from .images import read_photo
+from .core import PhotoWarning, RetinalError, printable
+from .images import open_photo
 from .metrics import are_probabilities
 from .patches import predict_tiles
 from .preprocess import Prepared, Preprocessing, prepare
+from .quality import photo_warnings
 from .registries import POOLINGS
 
 # %% ../nbs/30_inference.ipynb #cell-8
@@ -264,14 +266,20 @@ def prepare_for(
 
 # %% ../nbs/30_inference.ipynb #cell-32
 def _photo(photo: str | Path | np.ndarray) -> np.ndarray:
-    "A photo from a file or an array, checked."
-    if isinstance(photo, (str, Path)):
-        return read_photo(photo)
-    if not (isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3):
-        raise RetinalError(
-            "A photo is a file's name or a NumPy array of uint8 with the shape (height, width, 3), in RGB."
-        )
-    return photo
+    "A photo from a file or an array, checked. What makes it doubtful is a `PhotoWarning` where the caller was called."
+    named = isinstance(photo, (str, Path))
+    if named:
+        opened = open_photo(photo)
+        pixels, doubts = opened.pixels, opened.warnings
+    else:
+        pixels, doubts = photo, ()
+        if not (isinstance(photo, np.ndarray) and photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3):
+            raise RetinalError(
+                "A photo is a file's name or a NumPy array of uint8 with the shape (height, width, 3), in RGB."
+            )
+    for sentence in (*doubts, *photo_warnings(pixels)):
+        warnings.warn(f"{printable(photo)}: {sentence}" if named else sentence, PhotoWarning, stacklevel=3)
+    return pixels
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .core import LESIONS, how_many, printable
+from .core import LESIONS, RetinalError, how_many, printable
+from .dicom_kinds import is_dicom, is_list, other_dicom, split_frame
 from .writers import OVERLAYS, WRITERS, output_files
 
 # %% ../nbs/45_photos.ipynb #pho-meant
@@ -28,6 +29,7 @@ class Meant:
     photos: Mapping[Path, str]  # photograph → its sub-folder, as 'patient1/left', of the folder that was given; or ''
     problems: Mapping[str, str]  # folder or pattern → why nothing was found
     left_out: Mapping[Path, str]  # file or folder in a folder that was given → why it was not looked at
+    asked: tuple[str, ...] = ()  # what was given
 
 
 def find_photos(
@@ -37,6 +39,7 @@ def find_photos(
 ) -> Meant:  # files as given, a folder's and a pattern's sorted
     """The photographs that are meant by the command's arguments. A file that does not exist is kept: reading it will
     say so. A problem is why nothing was found in a folder or for a pattern."""
+    names = list(names)
     photos: dict[str, tuple[Path, str]] = {}
     problems: dict[str, str] = {}
     left_out: dict[Path, str] = {}
@@ -46,8 +49,9 @@ def find_photos(
         if problem:
             problems[str(Path(name))] = problem
         for path, below in found.items():
-            photos.setdefault(os.path.abspath(path), (path, below))
-    return Meant(dict(photos.values()), problems, left_out)
+            for each in _each_photo(path):
+                photos.setdefault(os.path.abspath(each), (each, below))
+    return Meant(dict(photos.values()), problems, left_out, tuple(str(Path(name)) for name in names))
 
 
 def _meant(name: str, recursive: bool, output: Path | None) -> tuple[dict[Path, str], dict[Path, str], str]:
@@ -60,9 +64,53 @@ def _meant(name: str, recursive: bool, output: Path | None) -> tuple[dict[Path, 
             return {}, {}, f"{shown} could not be read: {error.strerror}."
         return found, left_out, "" if found else f"{shown} holds no photographs."
     if not _is_pattern(name):
-        return {Path(name): ""}, {}, ""
+        return _in_file(Path(name))
     found, left_out = _matches(name, recursive, output)
     return found, left_out, "" if found else f"No photograph fits the pattern {printable(name)}."
+
+
+def _begin(path: Path) -> bytes:
+    "The first bytes of a file; none of what cannot be read, and none of pictures that are no DICOM by their name."
+    from retinal_tl.images import PHOTO_SUFFIXES
+
+    if path.suffix.lower() in PHOTO_SUFFIXES or not path.is_file():
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(512)
+    except OSError:
+        return b""
+
+
+def _each_photo(path: Path) -> list[Path]:
+    "A file, or each of the photographs in a DICOM file that holds several."
+    if not is_dicom(_begin(path)):
+        return [path]
+    from retinal_tl.dicom import photo_frames
+
+    return photo_frames(path)
+
+
+def _in_file(path: Path) -> tuple[dict[Path, str], dict[Path, str], str]:
+    "The photograph that a file is, or those that a DICOMDIR lists, what was left out, and '' or why there are none."
+    if not is_list(_begin(path)):
+        return {path: ""}, {}, ""
+    from retinal_tl.dicom import list_dicomdir
+
+    found: dict[Path, str] = {}
+    left_out: dict[Path, str] = {}
+    try:
+        listed = list_dicomdir(path)
+    except RetinalError as error:
+        return {}, {}, str(error)
+    for each in listed:
+        reason = other_dicom(_begin(each)) if each.is_file() else "listed, and not there"
+        below = each.parent.relative_to(path.parent).as_posix()
+        if reason:
+            left_out[each] = reason
+        else:
+            found[each] = "" if below == "." else below
+    return found, left_out, "" if found else f"{printable(path)} lists no photographs."
 
 
 def _in_folder(folder: Path, recursive: bool, output: Path | None) -> tuple[dict[Path, str], dict[Path, str]]:
@@ -129,7 +177,7 @@ def _matches(pattern: str, recursive: bool, output: Path | None) -> tuple[dict[P
             more, reasons = _in_folder(path, recursive, output)
             found |= more
             left_out |= reasons
-        elif path.is_file() and path.suffix.lower() in PHOTO_SUFFIXES:
+        elif path.is_file() and (path.suffix.lower() in PHOTO_SUFFIXES or is_dicom(_begin(path))):
             found[path] = ""
     return found, left_out
 
@@ -163,7 +211,7 @@ def say_left_out(
 
 # %% ../nbs/45_photos.ipynb #cell-10
 MAX_STEM_BYTES = 180  # a lesion's name and `_probability.png` stay well under 255 with it
-REPORTS = ("report.csv", "report.html")
+REPORTS = ("report.csv", "report.html", "annotations.json", "annotations_rle.json")
 
 
 def photo_key(
@@ -189,8 +237,10 @@ def _short_stem(stem: str) -> str:
 
 def _stems(path: Path, same_folder: bool) -> Iterator[str]:
     "Stems to try for a photograph, best first."
-    extra = f"{path.stem}_{path.suffix[1:]}" if same_folder else f"{path.absolute().parent.name}_{path.stem}"
-    yield path.stem
+    file, frame = split_frame(path)
+    stem = file.stem if frame is None else f"{file.stem}_{frame}"
+    extra = f"{stem}_{file.suffix[1:]}" if same_folder else f"{path.absolute().parent.name}_{stem}"
+    yield stem
     yield extra
     for i in range(2, 10**6):
         yield f"{extra}_{i}"

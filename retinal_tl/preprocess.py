@@ -90,25 +90,35 @@ def _brightness(photo: np.ndarray) -> tuple[np.ndarray, float]:
     return cv2.medianBlur(np.ascontiguousarray(small.max(-1)), 5), scale
 
 
-def _lit(brightness: np.ndarray) -> np.ndarray:
-    """The eye as uint8 (height, width): 1 in the largest region that is clearly brighter than the darkest corner.
-
-    Its dents are filled. If no corner is dark, all of the picture is the eye."""
+def _range(brightness: np.ndarray) -> tuple[float, float]:
+    "How bright the darkest corner is, and the bright parts."
     corner = max(2, min(brightness.shape) // 32)
     corners = [
         brightness[rows, columns]
         for rows in (slice(corner), slice(-corner, None))
         for columns in (slice(corner), slice(-corner, None))
     ]
-    dark, bright = min(np.median(c) for c in corners), np.percentile(brightness, 90)
+    return min(np.median(c) for c in corners), np.percentile(brightness, 90)
+
+
+def _ground(brightness: np.ndarray) -> np.ndarray:
+    """Lit ground as uint8 (height, width): 1 where it is clearly brighter than in the darkest corner.
+
+    Thin things such as writing are left out. If no corner is dark, all of the picture is lit."""
+    dark, bright = _range(brightness)
     if dark > 0.4 * bright:
         return np.ones_like(brightness)  # nothing dark around it: cropped from the middle of an eye
     lit = (brightness > dark + max(0.15 * (bright - dark), 4)).astype(np.uint8)
-    lit = cv2.morphologyEx(lit, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
-    contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.morphologyEx(lit, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+
+
+def _lit(brightness: np.ndarray) -> np.ndarray:
+    "The eye as uint8 (height, width): 1 in the largest region of lit ground, its dents filled."
+    ground = _ground(brightness)
+    contours, _ = cv2.findContours(ground, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
-        return np.zeros_like(lit)
-    return cv2.fillConvexPoly(np.zeros_like(lit), cv2.convexHull(max(contours, key=cv2.contourArea)), 1)
+        return ground
+    return cv2.fillConvexPoly(np.zeros_like(ground), cv2.convexHull(max(contours, key=cv2.contourArea)), 1)
 
 
 def _outline(lit: np.ndarray) -> np.ndarray:
@@ -119,18 +129,59 @@ def _outline(lit: np.ndarray) -> np.ndarray:
 
 # %% ../nbs/03_preprocess.ipynb #cell-18
 def _fit_circle(points: np.ndarray) -> tuple[float, float, float]:
-    "Center and radius of the circle through most points (n, 2): least squares (Kåsa 1976), repeated without outliers."
+    "Center and radius of the circle through most points (n, 2): repeated without outliers."
     for _ in range(6):
-        x, y = points.T
-        solution = np.linalg.lstsq(np.stack([x, y, np.ones_like(x)], 1), x * x + y * y, rcond=None)[0]
-        center = solution[:2] / 2
-        radius = np.sqrt(max(solution[2] + center @ center, 0))
-        error = np.abs(np.hypot(*(points - center).T) - radius)
+        circle = _circle_through(points)
+        error = _distance(points, circle)
         fits = error <= max(1.0, 2.5 * np.median(error))
         if fits.all():
             break
         points = points[fits]
-    return float(center[0]), float(center[1]), float(radius)
+    return circle
+
+
+def _circle_through(points: np.ndarray) -> tuple[float, float, float]:
+    "Center and radius of the circle that fits points (n, 2) by least squares (Kåsa 1976)."
+    x, y = points.T
+    solution = np.linalg.lstsq(np.stack([x, y, np.ones_like(x)], 1), x * x + y * y, rcond=None)[0]
+    center = solution[:2] / 2
+    return float(center[0]), float(center[1]), float(np.sqrt(max(solution[2] + center @ center, 0)))
+
+
+def _distance(points: np.ndarray, circle: tuple[float, float, float]) -> np.ndarray:
+    "How far points (n, 2) lie from a circle, in pixels."
+    return np.abs(np.hypot(*(points - circle[:2]).T) - circle[2])
+
+# %% ../nbs/03_preprocess.ipynb #rim
+_EDGE, _STEP = 4, 0.15  # pixels of the small copy; share of the range from dark to bright
+
+
+def _fit_rim(points: np.ndarray, brightness: np.ndarray, lit: np.ndarray) -> tuple[float, float, float]:
+    "Center and radius of the circle of which the outline's points (n, 2) are an arc, as far as no shadow ends it."
+    circle = _fit_circle(points)
+    sharp = points[_steps(points, brightness, lit) > _STEP]
+    if len(sharp) >= 0.9 * len(points) and (_distance(points, circle) < 2).mean() >= 0.8 or len(sharp) < 30:
+        return circle
+    stretch, most, best = max(10, len(sharp) // 5), 0, circle
+    for start in range(0, len(sharp), -(-len(sharp) // 30)):
+        tried = _circle_through(np.take(sharp, range(start, start + stretch), axis=0, mode="wrap"))
+        near = int((_distance(sharp, tried) < 1.5).sum())
+        if near > most and 0.2 * min(lit.shape) < tried[2] < np.hypot(*lit.shape):
+            most, best = near, tried
+    return _fit_circle(sharp[_distance(sharp, best) < 2]) if most >= 30 else circle
+
+
+def _steps(points: np.ndarray, brightness: np.ndarray, lit: np.ndarray) -> np.ndarray:
+    "How much darker it becomes across the outline at each of its points, as a share of the range from dark to bright."
+    dark, bright = _range(brightness)
+    outward = points - np.argwhere(lit).mean(0)[::-1]
+    outward *= _EDGE / np.maximum(np.hypot(*outward.T), 1e-6)[:, None]
+
+    def along(places: np.ndarray) -> np.ndarray:
+        columns, rows = places.astype(np.float32).T[..., None]
+        return cv2.remap(brightness.astype(np.float32), columns, rows, cv2.INTER_LINEAR).ravel()
+
+    return (along(points - outward) - along(points + outward)) / max(bright - dark, 1)
 
 # %% ../nbs/03_preprocess.ipynb #cell-20
 def find_field_of_view(
@@ -154,7 +205,7 @@ def find_field_of_view(
     around_all = FieldOfView((width - 1) / 2, (height - 1) / 2, float(np.hypot(height, width) / 2))
     if len(points) < 0.1 * 2 * sum(lit.shape):
         return around_all
-    x, y, radius = _fit_circle(points)
+    x, y, radius = _fit_rim(points, brightness, lit)
     # A nearly straight outline fits a huge circle, a speck a tiny one: neither is the rim of a camera's field.
     if not 0.2 * min(lit.shape) < radius < np.hypot(*lit.shape):
         return around_all
@@ -183,7 +234,7 @@ def clahe(
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 # %% ../nbs/03_preprocess.ipynb #cell-29
-_PREPARATION = 1  # raise it when `prepare` gives other pixels for the same settings, so that no old cache is read
+_PREPARATION = 2  # raise it when `prepare` gives other pixels for the same settings, so that no old cache is read
 
 
 @dataclass(frozen=True)

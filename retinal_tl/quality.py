@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from .core import RetinalError
-from .preprocess import FieldOfView, find_field_of_view
+from .preprocess import FieldOfView, _brightness, _ground, find_field_of_view
 
 # %% ../nbs/05_quality.ipynb #cell-6
 _DIAMETER, _SIDE = 512, 576  # pixels: of the field of view, and of the whole copy with its margin
@@ -54,6 +54,40 @@ def _rim(brightness: np.ndarray, seen: np.ndarray, bright: float) -> float:
     step = rings(0.93, 0.95, 0.97) - rings(1.02, 1.03, 1.04)
     return float((step > 0.15 * bright).mean())  # what is not a number is not a step
 
+# %% ../nbs/05_quality.ipynb #shade
+def _shade(brightness: np.ndarray, inside: np.ndarray) -> float:
+    "Share of the field, 0..1, that has less than a quarter of the light of its bright parts."
+    if not inside.any():
+        return 0.0
+    weight = inside.astype(np.float32)
+    mass = np.maximum(cv2.GaussianBlur(weight, (0, 0), 8), 1e-3)
+    light = (cv2.GaussianBlur(brightness * weight, (0, 0), 8) / mass)[inside]
+    return float((light < 0.25 * np.percentile(light, 90)).mean())
+
+
+def _elsewhere(photo: np.ndarray, field: FieldOfView) -> float:
+    "Share of the lit ground of a photo, 0..1, that lies outside of its field."
+    small, scale = _brightness(photo)
+    ground = _ground(small) > 0
+    x, y = (field.center_x + 0.5) * scale - 0.5, (field.center_y + 0.5) * scale - 0.5
+    outside = ~FieldOfView(x, y, 1.04 * field.radius * scale).mask(ground.shape)
+    return float((ground & outside).sum() / max(ground.sum(), 1))
+
+
+def _without_bars(brightness: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    "Where the photo is, bool (side, side), without black bars that cut the field off in a straight line."
+    inside = _disc(0.97) & seen
+    if not inside.any():
+        return seen
+    lit, seen = inside & (brightness > 0.15 * np.percentile(brightness[inside], 90)), seen.copy()
+    for turn in range(4):
+        chord, bright = np.rot90(inside, turn).sum(1), np.rot90(lit, turn).sum(1)
+        first = int(np.argmax(bright > 0.8 * np.maximum(chord, 1)))
+        before = slice(0, max(first - 3, 0))  # the line may be a little soft
+        if chord[first] > 0.3 * _DIAMETER and (bright[before] <= 0.1 * chord[before]).all():
+            np.rot90(seen, turn)[:first] = False
+    return seen
+
 # %% ../nbs/05_quality.ipynb #cell-17
 @dataclass(frozen=True)
 class Quality:
@@ -70,6 +104,8 @@ class Quality:
     structure: float = 1.0  # detail of 2 to 4 pixels over that of 4 to 8, at a diameter of 512
     contrast: float = 0.03  # detail of 2 to 4 pixels over the median green of the field
     swapped: float = 0.0  # share of the field with colors of a retina once red and blue are exchanged, 0..1
+    shade: float = 0.0  # share of the field with less than a quarter of the light of its bright parts, 0..1
+    elsewhere: float = 0.0  # share of the picture's lit ground that lies outside of the field, 0..1
 
 # %% ../nbs/05_quality.ipynb #cell-18
 def measure_quality(
@@ -81,11 +117,12 @@ def measure_quality(
         raise RetinalError("A photo is a NumPy array of uint8 with the shape (height, width, 3), in RGB.")
     field = find_field_of_view(photo) if field is None else field
     image, seen = _scaled(photo, field)
+    brightness = image.max(2).astype(np.float32)
+    seen = _without_bars(brightness, seen)
     inner = _disc(0.9) & seen
     if inner.mean() < 0.01:
         inner = seen  # the circle lies almost wholly outside: take what there is
     red, green, blue = image[inner].astype(np.float32).T
-    brightness = image.max(2).astype(np.float32)
     finest, fine, middle, coarse = _detail(image[..., 1], _disc(1) & seen, _core(inner))
     return Quality(
         diameter=float(2 * field.radius),
@@ -99,6 +136,8 @@ def measure_quality(
         structure=middle / max(coarse, 1e-6),
         contrast=middle / max(float(np.median(green)), 1.0),
         swapped=_retinal(blue, green, red),
+        shade=_shade(brightness, _disc(0.95) & seen),
+        elsewhere=_elsewhere(photo, field),
     )
 
 
@@ -125,10 +164,13 @@ LIMITS = dict(
     structure=(0.58, np.inf),
     contrast=(0.006, np.inf),
     swapped=(0, 0.8),
+    shade=(0, 0.05),
+    elsewhere=(0, 0.02),
 )  # lowest and highest value without a warning, see `Quality`
 GRADABLE = dict(
     light=(16, 220),
     clipped=(0, 0.5),
+    shade=(0, 0.5),
     structure=(0.42, np.inf),
     contrast=(0.004, np.inf),
     diameter=(200, np.inf),
@@ -149,6 +191,9 @@ _SENTENCES = dict(
     grain="Grainy: its finest detail is {value:.1f} times the next, and usual is {high} or less.",
     structure="Blurred: its middling detail is {value:.2f} of the coarser, and usual is {low} or more.",
     contrast="Pale: what can be told apart differs by {percent:.1f} %, and usual is {low_percent:.1f} % or more.",
+    shade="Uneven light: {percent:.0f} % of the field of view lies in the dark, where lesions are easily missed.",
+    elsewhere="{percent:.0f} % of the lit ground lies outside of the field of view that was found, and was not looked at: "
+    "give each field in a picture of its own.",
     swapped="Its red and blue seem to be exchanged: give the colors in the order red, green, blue.",
 )
 _REASONS = dict(
@@ -157,6 +202,7 @@ _REASONS = dict(
     colors="without the colors of a retina",
     light="{light}, with half of the field of view {darker} than {value:.0f} of 255",
     clipped="overexposed, with {percent:.0f} % of the field of view washed out",
+    shade="lit unevenly, with {percent:.0f} % of the field of view in the dark",
     structure="too blurred to see a hemorrhage",
     contrast="too pale to tell anything apart",
 )  # each follows the word "ungradable"
@@ -169,8 +215,10 @@ def quality_warnings(
     unusual, because = _beyond(quality, LIMITS), _reasons(quality)
     if "swapped" in unusual:
         unusual.pop("colors", None)  # they are a retina's, in another order
-    if "sharpness" in unusual or "structure" in because:
-        unusual.pop("structure", None)  # blurred is said once
+    if "structure" in because:
+        unusual.pop("sharpness", None)  # blurred is said once
+    if "sharpness" in unusual:
+        unusual.pop("structure", None)
     told = [f"Ungradable: {'; '.join(because.values())}."] if because else []
     return told + [_SENTENCES[name].format(**words) for name, words in unusual.items() if name not in because]
 

@@ -19,6 +19,7 @@ class Writer:
     function: str  # 'module:function', called with base, findings, masks and thresholds as `write_findings` has them
     endings: tuple[str, ...]  # of its files, after the stem; '{lesion}' stands for the name of each lesion
     about: str  # what is written, in a few words
+    names_patient: bool = False  # it has a place for the patient's name, and takes `keep_ids`
 
     def load(
         self,
@@ -37,6 +38,10 @@ WRITERS = {
     "npz": Writer("retinal_tl.findings:write_arrays", (".npz",), "the maps for NumPy"),
     "geojson": Writer("retinal_tl.findings:write_outlines", (".geojson",), "an outline for each spot, in pixels"),
     "places": Writer("retinal_tl.findings:write_zones", ("_places.csv",), "counts and areas by ring and quadrant"),
+    "coco": Writer("retinal_tl.annotations:write_coco", ("_coco.json",), "polygons for labelling tools"),
+    "coco-rle": Writer("retinal_tl.annotations:write_coco_rle", ("_coco_rle.json",), "the same, exact, as run lengths"),
+    "labelme": Writer("retinal_tl.annotations:write_labelme", (".json",), "polygons for labelme"),
+    "dicom-seg": Writer("retinal_tl.dicom_seg:write_dicom_seg", ("_seg.dcm",), "masks for a DICOM archive", True),
 }
 OVERLAYS = {"jpeg": "_overlay.jpg", "png": "_overlay.png", "none": ""}  # format of the overlay → how its file ends
 

@@ -56,7 +56,7 @@ def place(tmp_path_factory):
 
 def report(place):
     """The rows of the command's report by lesion."""
-    with open(place / "maps" / "report.csv", newline="", encoding="utf-8") as file:
+    with open(place / "maps" / "report.csv", newline="", encoding="utf-8-sig") as file:
         return {row["lesion"]: row for row in csv.DictReader(file)}
 
 
@@ -69,7 +69,7 @@ def assert_same_files(archive, place):
                 found = cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), cv2.IMREAD_UNCHANGED)
                 assert np.array_equal(found, cv2.imread(str(place / "maps" / name), cv2.IMREAD_UNCHANGED)), name
             assert (found > 0).any()
-        assert "an eye_overlay.png" in archive.namelist()
+        assert "an eye_overlay.jpg" in archive.namelist()
         rows = list(csv.DictReader(archive.read("report.csv").decode().splitlines()))
     for row in rows:
         assert {

@@ -107,7 +107,7 @@ def test_folder_and_pipe(tmp_path):
         (b"\0\0\0\x18ftypheic\0\0\0\0", "is a HEIC"),
         (b"%PDF-1.4 \xe2\xe3", "is a PDF"),
         (b"PK\3\4" + bytes(30), "is a ZIP"),
-        (bytes(128) + b"DICM" + bytes(20), "is a DICOM"),
+        (bytes(128) + b"DICM" + bytes(20), "is a DICOM file without a picture"),
         (bytes(1000), "is not a JPEG, PNG, TIFF or BMP"),
         (b"\xff\xd8\xff", "damaged"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),

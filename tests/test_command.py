@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -48,8 +49,21 @@ def write_eye(path, **changes):
 
 
 def read_report(folder):
-    with open(folder / "report.csv", newline="", encoding="utf-8") as file:
+    with open(folder / "report.csv", newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
+
+
+def written(folder="maps"):
+    """What a user sees in an output folder."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
+def said(capsys):
+    """What was said, one sentence a line, without how it ended."""
+    return [line for line in capsys.readouterr().err.split("\n") if line and not re.match(ENDING, line)]
+
+
+ENDING = r"retinal_tl: \d+ photographs?: .*\.$"
 
 
 @pytest.fixture
@@ -71,11 +85,9 @@ def test_files_and_numbers(place):
     write_eye("photos/a.png")
     write_eye("photos/b.png", height=301, width=223)
     assert segment("photos", lesions=("exudates", "hemorrhages")) == 0
-    kinds = [f"{lesion}_{kind}" for lesion in ("exudates", "hemorrhages") for kind in ("probability", "mask")] + [
-        "overlay"
-    ]
-    assert sorted(os.listdir("maps")) == sorted(
-        [f"{stem}_{kind}.png" for stem in "ab" for kind in kinds] + ["report.csv", "report.html"]
+    kinds = [f"{lesion}_{kind}.png" for lesion in ("exudates", "hemorrhages") for kind in ("probability", "mask")]
+    assert written() == sorted(
+        [f"{stem}_{kind}" for stem in "ab" for kind in [*kinds, "overlay.jpg"]] + ["report.csv", "report.html"]
     )
     rows = read_report(place / "maps")
     assert [(row["photo"], row["lesion"]) for row in rows] == [
@@ -90,8 +102,9 @@ def test_files_and_numbers(place):
             probability.shape
             == mask.shape
             == photo.shape[:2]
-            == cv2.imread(f"maps/{row['files']}_overlay.png").shape[:2]
+            == cv2.imread(f"maps/{row['files']}_overlay.jpg").shape[:2]
         )
+        assert [row["height"], row["width"]] == [str(side) for side in photo.shape[:2]] and row["area_mm2"] == ""
         assert set(np.unique(mask)) <= {0, 255}
         assert ((probability >= round(float(row["threshold"]) * 65535)) == (mask == 255)).all()
         assert int(row["area_pixels"]) == (mask == 255).sum()
@@ -137,9 +150,9 @@ def test_bad_photographs_cost_only_themselves(place, capsys):
     for name in ("photos/truncated.png", "photos/empty.jpg", "photos/page.jpg", "photos/black.png", "absent.jpg"):
         problem = rows[name]["problem"]
         assert Path(name).name in problem and problem.endswith(".") and not rows[name]["area_pixels"], problem
-    errors = capsys.readouterr().err
-    assert "Traceback" not in errors and len(errors.strip().split("\n")) == len(rows)
-    assert not [name for name in os.listdir("maps") if not name.startswith(("good_", "report"))]
+    errors = said(capsys)
+    assert "Traceback" not in "".join(errors) and len(errors) == len(rows)
+    assert not [name for name in written() if not name.startswith(("good_", "report"))]
 
 
 def test_stems_that_meet(place, capsys):
@@ -151,8 +164,7 @@ def test_stems_that_meet(place, capsys):
     rows = read_report(place / "maps")
     stems = {row["photo"]: row["files"] for row in rows}
     assert [stems[photo] for photo in photos[:3]] == ["eye", "eye_bmp", "right_eye"]
-    assert len(os.listdir("maps")) == 5 * 5 + 2
-    assert capsys.readouterr().err.count("its files begin with") == 4
+    assert len(written()) == 5 * 5 + 2
     assert segment(*photos, lesions=("soft_exudates", "exudates")) == 0
     assert {row["photo"]: row["files"] for row in read_report(place / "maps")} == stems
 
@@ -183,7 +195,7 @@ def test_names(place, capsys, name):
     assert row["photo"][0] not in "=+-@" and "\n" not in row["photo"]
     if name.isprintable():
         assert Path(row["photo"]) == Path(name)
-    assert len(os.listdir("maps")) == 5
+    assert len(written()) == 5
     assert main(["classify", "--model", "runs/any", "--output", "answers", "--", name]) == 0
     assert read_report(place / "answers")[0]["photo"] == row["photo"]
 
@@ -195,9 +207,9 @@ def test_same_file_twice_is_done_once(place):
 
 
 def test_output_never_replaces_a_photograph(place):
-    first, second = write_eye("a.png").read_bytes(), write_eye("a_overlay.png", spot=(140, 100)).read_bytes()
-    assert segment("a.png", "a_overlay.png", output=".") == 0
-    assert (Path("a.png").read_bytes(), Path("a_overlay.png").read_bytes()) == (first, second)
+    first, second = write_eye("a.png").read_bytes(), write_eye("a_overlay.jpg", spot=(140, 100)).read_bytes()
+    assert segment("a.png", output=".") == 0 and segment("a_overlay.jpg", output=".") == 0
+    assert (Path("a.png").read_bytes(), Path("a_overlay.jpg").read_bytes()) == (first, second)
     assert main(["segment", ".", "--model", "runs/exudates", "--output", "."]) == 2
 
 
@@ -222,6 +234,11 @@ def test_folder_without_photographs(place, capsys):
         ["segment", "a.png", "--model", "runs/exudates", "--output", "a.png/maps"],
         ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--threshold", "2"],
         ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--threshold", "nan"],
+        ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--threshold", "0,5"],
+        ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--threshold", "hemorrhages=0.5"],
+        ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--sensitivity", "0.9"],
+        ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--csv-dialect", "german"],
+        ["classify", "a.png", "--model", "runs/any", "--threshold", "exudates=0.5"],
         ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--lesion", "haemorrhages"],
         ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--lesion", "hemorrhages"],
         ["segment", "a.png", "--model", "runs/exudates", "--output", "maps", "--lesion", ""],
@@ -278,7 +295,11 @@ def test_patterns(place, capsys):
     for name in ("left/1.png", "left/2.png", "left/deep/3.png", "right/1.png", "left/odd[1].png", "left/odd1.png"):
         write_eye(name)
     Path("left/notes.txt").write_text("not a photograph")
-    done = lambda *photos: (segment(*photos, output="maps"), [row["photo"] for row in read_report(place / "maps")])
+
+    def done(*photos):
+        output = place / f"maps{len(list(place.glob('maps*')))}"
+        return segment(*photos, output=output), [row["photo"] for row in read_report(output)]
+
     assert done("left/?.png") == (0, ["left/1.png", "left/2.png"])
     assert done("*/1.png", "left/1.png") == (0, ["left/1.png", "right/1.png"])
     assert done("left/**/*") == (0, ["left/1.png", "left/2.png", "left/deep/3.png", "left/odd1.png", "left/odd[1].png"])
@@ -316,9 +337,9 @@ def test_formats(place):
         segment("photos/a.png", lesions=both, options=["--format", "png,npz", "--format", "geojson", "--format", "npz"])
         == 0
     )
-    kinds = [f"{lesion}_{kind}" for lesion in both for kind in ("probability", "mask")] + ["overlay"]
-    assert sorted(os.listdir("maps")) == sorted(
-        [f"a_{kind}.png" for kind in kinds] + ["a.npz", "a.geojson", "report.csv", "report.html"]
+    kinds = [f"{lesion}_{kind}" for lesion in both for kind in ("probability", "mask")]
+    assert written() == sorted(
+        [f"a_{kind}.png" for kind in kinds] + ["a_overlay.jpg", "a.npz", "a.geojson", "report.csv", "report.html"]
     )
     with np.load("maps/a.npz", allow_pickle=False) as stored:
         assert set(stored) == {*both, "lesions", "thresholds", "size"}
@@ -328,13 +349,17 @@ def test_formats(place):
             and stored["size"].tolist() == [240, 300]
         )
         for lesion in both:
-            written = cv2.imread(f"maps/a_{lesion}_probability.png", cv2.IMREAD_UNCHANGED)
-            assert stored[lesion].dtype == np.uint16 and (stored[lesion] == written).all()
+            stored_map = cv2.imread(f"maps/a_{lesion}_probability.png", cv2.IMREAD_UNCHANGED)
+            assert stored[lesion].dtype == np.uint16 and (stored[lesion] == stored_map).all()
     spots = json.loads(Path("maps/a.geojson").read_text())["features"]
     rows = {row["lesion"]: row for row in read_report(place / "maps")}
     assert len(spots) == sum(int(row["count"]) for row in rows.values()) and rows["exudates"]["count"] == "1"
     assert segment("photos/a.png", output="outlines", options=["--format", "geojson", "--no-report"]) == 0
-    assert sorted(os.listdir("outlines")) == ["a.geojson", "report.csv"]
+    assert written("outlines") == ["a.geojson", "report.csv"]
+    assert segment("photos/a.png", output="bare", options=["--no-maps", "--overlay", "none", "--no-report"]) == 0
+    assert written("bare") == ["report.csv"] and len(read_report(place / "bare")) == 1
+    assert segment("photos/a.png", output="counts", options=["--no-maps", "--overlay", "png"]) == 0
+    assert written("counts") == ["a_overlay.png", "report.csv", "report.html"]
 
 
 def test_outputs_never_replace_a_photograph_in_any_format(place):
@@ -366,13 +391,15 @@ def test_warnings_are_said_and_written_and_cost_nothing(place, capsys):
         warnings = {row["photo"]: row["warning"] for row in read_report(place / folder)}
         assert warnings["photos/dark.png"].startswith("Too dark") and not warnings["photos/good.png"]
     assert Path("maps/dark_exudates_mask.png").exists()
-    said = [line for line in capsys.readouterr().err.split("\n") if line]
-    assert len(said) == 2 and all(line.startswith("retinal_tl: photos/dark.png: warning: Too dark") for line in said)
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.split("\n") if line and not re.match(ENDING, line)]
+    assert len(lines) == 2 and all(line.startswith("retinal_tl: photos/dark.png: warning: Too dark") for line in lines)
+    assert "Too dark" in printed.out and "1 with a warning" in printed.err
 
 
 def test_classify(place, capsys):
     write_eye("photos/lesion.png")
-    write_eye("photos/none.png", spot=(-50, -50))
+    write_eye("photos/none.png", spot=(-50, -50), texture=6)
     Path("photos/broken.jpg").touch()
     assert main(["classify", "photos", "--model", "runs/any", "--output", "answers"]) == 1
     rows = {row["photo"]: row for row in read_report(place / "answers")}
@@ -385,7 +412,8 @@ def test_classify(place, capsys):
     )
     assert rows["photos/broken.jpg"]["problem"] and not rows["photos/broken.jpg"]["lesion"]
     table = capsys.readouterr().out.strip().split("\n")
-    assert [line.split()[0] for line in table] == ["photo", "photos/lesion.png", "photos/none.png"]
+    names = ["photo", "photos/broken.jpg", "photos/lesion.png", "photos/none.png"]
+    assert [line.split()[0] for line in table] == names and "failed" in table[1] and "is empty" in table[1]
     Path("photos/broken.jpg").unlink()
     assert main(["classify", "photos", "--model", "runs/any"]) == 0
 
@@ -436,7 +464,7 @@ def test_interrupt_keeps_what_was_done(place):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # a shell's background job ignores it
     deadline = time.monotonic() + 300
-    while not Path("maps/00_overlay.png").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not Path("maps/02_overlay.jpg").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert process.wait(300) == 130
@@ -445,9 +473,9 @@ def test_interrupt_keeps_what_was_done(place):
     rows = read_report(place / "maps")
     assert 1 <= len(rows) < 60 and not any(row["problem"] for row in rows)
     for row in rows:
-        assert cv2.imread(f"maps/{row['files']}_overlay.png") is not None
+        assert cv2.imread(f"maps/{row['files']}_overlay.jpg") is not None
     assert all(row["photo"] in Path("maps/report.html").read_text(encoding="utf-8") for row in rows)
-    assert not [name for name in os.listdir("maps") if not name.endswith((".png", ".csv", ".html"))]
+    assert not [name for name in written() if not name.endswith((".png", ".jpg", ".csv", ".html"))]
 
 
 def write_notebook(path, code):

@@ -432,7 +432,8 @@ def test_subcommand(tmp_path, capsys):
 def test_the_parsers_import_nothing_heavy(tmp_path):
     code = (
         "import argparse; from retinal_tl.export import add_export; from retinal_tl.app import add_app;"
-        "from retinal_tl.batch import add_classify, add_segment; commands = argparse.ArgumentParser().add_subparsers();"
+        "from retinal_tl.screening import add_classify, add_segment;"
+        "commands = argparse.ArgumentParser().add_subparsers();"
         "add_export(commands); add_app(commands); add_segment(commands); add_classify(commands)"
     )
     done = python(

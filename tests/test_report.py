@@ -49,7 +49,7 @@ def batch(tmp_path_factory):
         write_text("eyes/page.jpg", "<html>")
         models = [text for lesion in LESIONS for text in ("--model", f"runs/{lesion}")]
         assert main(["segment", "eyes", *models, "--output", "maps", "--format", "png,geojson"]) == 1
-        with open("maps/report.csv", newline="", encoding="utf-8") as file:
+        with open("maps/report.csv", newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     finally:
         os.chdir(here)

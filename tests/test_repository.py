@@ -186,7 +186,7 @@ def constraints():
 
 def test_every_requirement_was_tried_in_a_version_that_it_allows():
     tried = constraints()
-    for one in requirements("requirements", "train_requirements", "dev_requirements"):
+    for one in requirements("requirements", "train_requirements", "dicom_requirements", "dev_requirements"):
         name = canonicalize_name(one.name)
         assert name in tried, f"{one.name}: `make upgrade` notes the versions that are installed in constraints.txt"
         assert tried[name] in one.specifier, f"constraints.txt has {one.name} {tried[name]}, settings.ini wants {one}"
