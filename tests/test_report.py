@@ -91,7 +91,7 @@ def shown(page, selector):
 
 
 COLUMNS = (
-    *("lesion", "area_pixels", "count", "share_of_field", "threshold", "area_mm2"),
+    *("lesion", "area_pixels", "count", "share_of_field", "threshold"),
     *("laterality", "exudate_to_fovea", "edema_risk"),
 )
 
