@@ -165,7 +165,8 @@ def test_the_grid_can_be_switched(page, batch):
         on = np.abs(np.hypot(columns - place[0] - shift[0], rows - place[1] - shift[1]) - reach) < 2
         assert on.sum() > 2 * reach, "the circle is drawn where it should be"
     page.click("#grid")
-    assert np.array_equal(page.screenshot("#picture").astype(int), with_grid)
+    again = np.abs(page.screenshot("#picture").astype(int) - with_grid).max(2) > 20
+    assert again.sum() < changed.sum() / 20, "it comes back"
 
 
 @needs_chromium
