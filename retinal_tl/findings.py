@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Warn', 'Group', 'GROUPS', 'COLUMNS', 'DIALECTS', 'MAX_OVERLAY', 'Result', 'Findings', 'find_lesions', 'naming',
-           'masks_at', 'lesion_rows', 'report_text', 'write_maps', 'write_arrays', 'write_outlines', 'write_overlay',
-           'write_findings', 'attempt']
+           'masks_at', 'lesion_rows', 'report_text', 'write_maps', 'write_arrays', 'write_outlines', 'write_zones',
+           'write_overlay', 'write_findings', 'attempt']
 
 # %% ../nbs/40a_findings.ipynb #fnd-imports
 import csv
@@ -23,9 +23,11 @@ import numpy as np
 from .core import RetinalError, printable, write_text, writing
 from .images import open_photo, write_png
 from .inference import Run, prepare_for, segment_prepared
+from .landmarks import Landmarks, find_landmarks
 from .metrics import quantize
 from .outlines import lesion_geojson, measure
 from .pictures import lesion_overlay
+from .places import PLACE_COLUMNS, ZONE_COLUMNS, place_cells, side_warnings, zone_rows
 from .preprocess import FieldOfView, find_field_of_view
 from .quality import measure_quality, ungradable_because
 from .writers import OVERLAYS, WRITERS
@@ -47,6 +49,7 @@ class Findings:
     modality: str = ""  # of DICOM, such as OP; empty: the file does not say
     path: Path | None = None  # of the photograph's file, for formats that refer to it; None: it has none
     models: Mapping[str, tuple[str, str]] | None = None  # lesion → the model's name and digest; None: not known
+    landmarks: Landmarks | None = None  # disc and fovea; None: they were not looked for
 
 # %% ../nbs/40a_findings.ipynb #fnd-find
 Warn = Callable[[np.ndarray, FieldOfView], Sequence[str]]  # from a photo and its field to what is unusual about it
@@ -66,6 +69,8 @@ def find_lesions(
         field = find_field_of_view(photo)
         warnings = (*photograph.warnings, *(warn(photo, field) if warn else ()))
         ungradable = ungradable_because(measure_quality(photo, field))
+        landmarks = None if ungradable else find_landmarks(photo, field)
+        warnings += side_warnings(photograph.laterality, landmarks)
         prepared = prepare_for(photo, wanted)
     levels, thresholds = {}, {}
     for run, each in zip(wanted, prepared):
@@ -75,7 +80,7 @@ def find_lesions(
     inside, side = field.mask(photo.shape[:2]), photograph.laterality
     found = Findings(printable(path), photo, inside, levels, thresholds, warnings, side, photograph.spacing)
     about: dict[str, Any] = dict(modality=photograph.modality, path=Path(path), models=_models(wanted))
-    return replace(found, ungradable=ungradable, **about)
+    return replace(found, ungradable=ungradable, landmarks=landmarks, **about)
 
 
 def _models(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
@@ -121,7 +126,8 @@ def _about_photo(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) 
     height, width = found.photo.shape[:2]
     gradable = "no" if found.ungradable else "yes"
     size = dict(height=height, width=width)
-    return dict(laterality=found.laterality, gradable=gradable, ungradable_because=found.ungradable) | size
+    side = found.laterality or (found.landmarks.laterality if found.landmarks else "")
+    return dict(laterality=side, gradable=gradable, ungradable_because=found.ungradable) | size
 
 
 def _about_file(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) -> Mapping[str, object]:
@@ -130,9 +136,15 @@ def _about_file(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) -
     return dict(modality=found.modality, pixel_height_mm=down, pixel_width_mm=across)
 
 
+def _places(found: Findings, masks: Mapping[str, np.ndarray], lesion: str) -> Mapping[str, object]:
+    "Where disc and fovea are, and how near to the fovea exudates come."
+    return place_cells(masks, found.landmarks)
+
+
 GROUPS: dict[tuple[str, ...], Group] = {
     ("area_mm2",): _area,
     ("laterality", "gradable", "ungradable_because", "height", "width"): _about_photo,
+    PLACE_COLUMNS: _places,
     ("modality", "pixel_height_mm", "pixel_width_mm"): _about_file,
 }  # names of columns → the function that gives their cells, as `Group` has it
 COLUMNS = (
@@ -218,6 +230,18 @@ def write_outlines(
     "Write an outline for each spot as GeoJSON."
     outlines = lesion_geojson(found.levels, masks, thresholds, found.name)
     write_text(_named(base, ".geojson"), json.dumps(outlines, separators=(",", ":")))
+
+
+def write_zones(
+    base: Path,  # folder and stem of the file
+    found: Findings,  # in a photograph
+    masks: Mapping[str, np.ndarray],  # of `masks_at`
+    thresholds: Mapping[str, float],  # lesion → 0..1, at which the masks were made
+) -> None:
+    "Write how much of each lesion lies in each field of the ETDRS grid; headings alone where the fovea is not known."
+    rows = zone_rows(masks, found.landmarks) if found.landmarks else []
+    columns = ("photo", *ZONE_COLUMNS)
+    write_text(_named(base, "_places.csv"), report_text(columns, [dict(photo=found.name) | row for row in rows]))
 
 
 def _named(base: Path, ending: str) -> Path:

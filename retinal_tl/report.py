@@ -18,6 +18,7 @@ import numpy as np
 from .cards import ClassifierCard, SegmenterCard
 from .core import LESION_COLORS, LESIONS, how_many, printable
 from .outlines import svg_path, trace_spots
+from .places import grid_path, read_places
 from .templates import asset_text, render
 
 # %% ../nbs/41_report.ipynb #rep-pictures
@@ -61,6 +62,7 @@ class ReportPhoto:
     thumbnail: str = ""  # data URI
     layers: Mapping[str, str] = field(default_factory=dict)  # lesion → SVG path in pixels of the photo
     ungradable: str = ""  # why nobody could grade it; '' if one can
+    grid: str = ""  # SVG path of the rings around the fovea, see `grid_path`; '' where they are not known
 
 
 def report_photo(
@@ -85,6 +87,7 @@ def report_photo(
         data_uri(photo, THUMBNAIL_SIDE),
         layers,
         ungradable,
+        grid_path(read_places(rows[0])) if rows else "",
     )
 
 
@@ -109,10 +112,11 @@ _HEADINGS = dict(
     area_mm2="area (mm²)",
     lesion_probability="probability of a lesion",
     laterality="eye",
-    modality="modality",
-    pixel_width_mm="width of a pixel (mm)",
+    exudate_to_fovea="nearest exudate to the fovea (disc diameters)",
+    edema_risk="risk of macular edema",
 )
-_NUMBERS = {"area_pixels", "count", "share_of_field", "threshold", "area_mm2", "lesion_probability", "pixel_width_mm"}
+_NUMBERS = {"area_pixels", "count", "share_of_field", "threshold", "area_mm2", "lesion_probability"}
+_NUMBERS |= {"exudate_to_fovea", "edema_risk"}
 
 
 def _cells(row: Mapping, columns: Sequence[str]) -> list[tuple[str, str, bool]]:
@@ -171,6 +175,7 @@ def report_html(
         notes=notes,
         columns=[(name, _HEADINGS[name], name in _NUMBERS) for name in columns],
         lesions=_colors(done),
+        grid=any(photo.grid for photo in done),
         models=[_about(card) for card in cards],
         style=style,
         script=script,
@@ -189,6 +194,7 @@ def _eye(number: int, photo: ReportPhoto, columns: Sequence[str]) -> dict:
         width=photo.shape[1],
         picture=photo.picture,
         layers=dict(photo.layers),
+        grid=photo.grid,
         warnings=list(photo.warnings),
         rows=rows,
     )

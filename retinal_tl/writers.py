@@ -44,6 +44,7 @@ WRITERS = {
     ),
     "npz": Writer("retinal_tl.findings:write_arrays", (".npz",), "the maps for NumPy"),
     "geojson": Writer("retinal_tl.findings:write_outlines", (".geojson",), "an outline for each spot, in pixels"),
+    "places": Writer("retinal_tl.findings:write_zones", ("_places.csv",), "counts and areas by ring and quadrant"),
     "coco": Writer("retinal_tl.annotations:write_coco", ("_coco.json",), "polygons for labelling tools"),
     "coco-rle": Writer("retinal_tl.annotations:write_coco_rle", ("_coco_rle.json",), "the same, exact, as run lengths"),
     "labelme": Writer("retinal_tl.annotations:write_labelme", (".json",), "polygons for labelme"),

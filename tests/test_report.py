@@ -90,7 +90,10 @@ def shown(page, selector):
         row => [...row.cells].map(cell => cell.dataset.value ?? cell.textContent))""")
 
 
-COLUMNS = ("lesion", "area_pixels", "count", "share_of_field", "threshold")
+COLUMNS = (
+    *("lesion", "area_pixels", "count", "share_of_field", "threshold"),
+    *("laterality", "exudate_to_fovea", "edema_risk"),
+)
 
 
 @needs_chromium
@@ -143,6 +146,27 @@ def test_warnings_and_problems_have_their_reason(page, batch):
     assert page.evaluate("[...document.querySelectorAll('footer li')].map(line => line.textContent)") == [
         f"Knows <i>{lesion}</i> & no other." for lesion in LESIONS
     ]
+
+
+@needs_chromium
+def test_the_grid_can_be_switched(page, batch):
+    row = next(row for row in batch[1] if row["fovea_x"])
+    choose(page, list(dict.fromkeys(row["photo"] for row in batch[1])).index(row["photo"]) + 1)
+    with_grid = page.screenshot("#picture").astype(int)
+    page.click("#grid")
+    without = page.screenshot("#picture").astype(int)
+    changed = np.abs(with_grid - without).max(2) > 20
+    height, width = changed.shape
+    scale = min(height, width) / 560  # the picture is square, the frame may be wider
+    places = [(float(row[f"{name}_x"]) * scale, float(row[f"{name}_y"]) * scale) for name in ("disc", "fovea")]
+    radius, shift = float(row["disc_diameter"]) / 2 * scale, (np.array([width, height]) - 560 * scale) / 2
+    rows, columns = np.nonzero(changed)
+    for place, reach in zip(places, (radius, radius / 0.9 * 3)):  # the disc; the outer ring, 6 mm across
+        on = np.abs(np.hypot(columns - place[0] - shift[0], rows - place[1] - shift[1]) - reach) < 2
+        assert on.sum() > 2 * reach, "the circle is drawn where it should be"
+    page.click("#grid")
+    again = np.abs(page.screenshot("#picture").astype(int) - with_grid).max(2) > 20
+    assert again.sum() < changed.sum() / 20, "it comes back"
 
 
 @needs_chromium

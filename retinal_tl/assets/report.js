@@ -14,8 +14,10 @@ function add(parent, name, attributes, text) {
 }
 
 function switchLayers() {
-  for (const path of document.querySelectorAll("#picture path"))
+  for (const path of document.querySelectorAll("#picture g path"))
     path.style.display = off.has(path.dataset.lesion) ? "none" : "";
+  const grid = document.querySelector("#picture .grid"); // around the fovea, where that is known
+  if (grid) grid.style.display = find("grid").checked ? "" : "none";
 }
 
 function setOpacity() {
@@ -47,6 +49,7 @@ function show(index) {
   const layers = add(picture, "g", {});
   for (const [lesion, path] of Object.entries(eye.layers))
     add(layers, "path", { d: path, "data-lesion": lesion, fill: colors[lesion], stroke: colors[lesion] });
+  if (eye.grid) add(picture, "path", { d: eye.grid, class: "grid" });
   find("warnings").replaceChildren();
   for (const sentence of eye.warnings) add(find("warnings"), "p", { class: "warning" }, sentence);
   const body = find("numbers");
@@ -90,6 +93,7 @@ const colors = JSON.parse(find("colors").textContent);
 if (items.length) {
   for (const box of document.querySelectorAll("#layers input"))
     box.addEventListener("change", () => { box.checked ? off.delete(box.value) : off.add(box.value); switchLayers(); });
+  if (find("grid")) find("grid").addEventListener("change", switchLayers);
   find("opacity").addEventListener("input", setOpacity);
   find("zoom").addEventListener("change", setZoom);
   find("search").addEventListener("input", select);
