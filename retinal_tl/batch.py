@@ -182,7 +182,7 @@ def _rows_of(batch: Batch, task: Task, journal: Journal, work: Work) -> list[dic
     new: dict[str, Any] = dict(photo=task.key, rows=rows, files=files)
     if done:
         new |= dict(made=batch.made, **(facts or {}))
-    if new != line:  # as it is where a photograph fails again
+    if new != journal.done.get(task.key):  # it is equal where a photograph fails again
         journal.write(new)
     return rows
 

@@ -1,6 +1,6 @@
 """Kill a batch again and again, and compare what it leaves with what an unbroken one does, file by file.
 
-    python tools/figures/batch_killed.py 300 10      300 photographs, 10 kills; a minute or two on one core
+    python tools/figures/batch_killed.py 300 10      300 photographs, 10 kills; some minutes on one core
 
 Each kill is one of four signals, drawn by chance, at a moment drawn by chance. Beside some of them a second start into
 the same folder is tried. The photographs are small phantoms, and the network is one line of arithmetic
@@ -39,7 +39,7 @@ def lines_of(output: Path) -> int:
 
 def start(place: Path, output: str) -> subprocess.Popen:
     """A batch in a process of its own, in which Ctrl-C works also where this runs in the background."""
-    words = ["eyes", "--model", "run", "--output", output, "--format", "png,geojson,npz"]
+    words = ["eyes", "--model", "run", "--output", output, "--format", "png,geojson"]
     attend = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen([*COMMAND, *words], cwd=place, stderr=subprocess.PIPE, preexec_fn=attend)
 
