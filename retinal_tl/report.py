@@ -112,11 +112,13 @@ _HEADINGS = dict(
     area_mm2="area (mm²)",
     lesion_probability="probability of a lesion",
     laterality="eye",
+    modality="modality",
+    pixel_width_mm="width of a pixel (mm)",
     exudate_to_fovea="nearest exudate to the fovea (disc diameters)",
     edema_risk="risk of macular edema",
 )
 _NUMBERS = {"area_pixels", "count", "share_of_field", "threshold", "area_mm2", "lesion_probability"}
-_NUMBERS |= {"exudate_to_fovea", "edema_risk"}
+_NUMBERS |= {"pixel_width_mm", "exudate_to_fovea", "edema_risk"}
 
 
 def _cells(row: Mapping, columns: Sequence[str]) -> list[tuple[str, str, bool]]:
