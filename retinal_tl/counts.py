@@ -32,6 +32,7 @@ from .pictures import OUTCOME_COLORS
 from .preprocess import Prepared, find_field_of_view
 from .quality import photo_warnings
 from .report import data_uri
+from .shapes import Outlines
 
 # %% ../nbs/47b_counts.ipynb #cnt-class
 @dataclass(frozen=True, eq=False)
@@ -165,11 +166,16 @@ def counts_key(
 ) -> str:  # 64 hexadecimal digits
     "What the counts depend on, in one name. Raises `OSError` for a file that cannot be read."
     outlined = {lesion: example.masks[lesion] for lesion in judged_lesions(example, run)}
-    masks = {lesion: None if path is None else file_digest(path) for lesion, path in outlined.items()}
+    masks = {lesion: None if mask is None else _mask_digest(mask) for lesion, mask in outlined.items()}
     card = run.card
     use = [asdict(card.preprocessing), card.tile, card.overlap, getattr(card, "flips", ""), run.thresholds]
     parts = [_WAY, digest or file_digest(example.photo), masks, card.files["model.onnx"], use]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _mask_digest(mask: Path | Outlines) -> str:
+    "What tells one mask from another."
+    return mask.digest if isinstance(mask, Outlines) else file_digest(mask)
 
 
 @dataclass(frozen=True)
