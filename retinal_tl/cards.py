@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCHEMA_VERSION', 'STATUSES', 'FLIPS', 'ROLES', 'MAX_CARD_BYTES', 'CARD_SCHEMA', 'SplitNames', 'DataFacts',
-           'TrainingFacts', 'Parent', 'StartFacts', 'Head', 'Card', 'ClassifierCard', 'SegmenterCard', 'parent_of',
-           'card_problem', 'card_to_json', 'card_from_json', 'write_card', 'read_card', 'read_classifier_card',
-           'read_segmenter_card', 'read_verified', 'check_files']
+           'TrainingFacts', 'Parent', 'Head', 'Card', 'ClassifierCard', 'SegmenterCard', 'parent_of', 'card_problem',
+           'card_to_json', 'card_from_json', 'write_card', 'read_card', 'read_classifier_card', 'read_segmenter_card',
+           'read_verified', 'check_files']
 
 # %% ../nbs/24_cards.ipynb #cell-2
 import hashlib
@@ -22,6 +22,7 @@ from typing import Any, ClassVar, get_args, get_origin
 import fastjsonschema
 
 from .core import LESIONS, RetinalError, file_digest, plain, printable, write_text
+from .natural import StartFacts
 from .preprocess import CLAHE_MODES, Preprocessing
 
 # %% ../nbs/24_cards.ipynb #cards-parts-1
@@ -82,16 +83,6 @@ class Parent:
     auc: float | None = None  # of a classifier on its validation photographs
     auc_interval: tuple[float, ...] | None = None  # low and high, 95 %
     seed: int | None = None  # of its training
-
-
-@dataclass(frozen=True)
-class StartFacts:
-    "The file of weights that an encoder began with."
-
-    kind: str  # 'natural': learned from natural images
-    digest: str  # SHA-256 of the file
-    source: str  # where the file is from, in a few words
-    licence: str  # of the weights
 
 
 @dataclass(frozen=True)
@@ -203,15 +194,14 @@ def parent_of(
 
 # %% ../nbs/24_cards.ipynb #cell-6
 MAX_CARD_BYTES = 16 * 2**20  # a split of 100,000 photographs takes 3 MiB
-_word = {"pattern": r"^[A-Za-z]\w*$(?!\n)"}
 _file_name = r"^\w[\w .+-]*(/\w[\w .+-]*)*$(?!\n)"
-_digest = {"pattern": "^[0-9a-f]{64}$(?!\n)"}
+_word, _digest = {"pattern": r"^[A-Za-z]\w*$(?!\n)"}, {"pattern": "^[0-9a-f]{64}$(?!\n)"}
 _lesion_names = {"propertyNames": {"enum": list(LESIONS)}}
 _LIMITS: dict[str, dict] = {  # of fields by name, or by class and name where the two kinds of card differ
     "schema_version": {"const": SCHEMA_VERSION},
     "run_id": {"pattern": r"^[\w-]{1,64}$(?!\n)"},
     "status": {"enum": list(STATUSES)},
-    "encoder": _word,
+    **dict.fromkeys(("encoder", "pooling", "transfer", "decoder"), _word),
     "width": {"exclusiveMinimum": 0, "maximum": 4},
     "diameter": {"minimum": 32, "maximum": 8192},
     "clahe": {"enum": list(CLAHE_MODES)},
@@ -225,14 +215,10 @@ _LIMITS: dict[str, dict] = {  # of fields by name, or by class and name where th
     "model": _digest,
     "auc": {"maximum": 1},
     "auc_interval": {"minItems": 2, "maxItems": 2},
-    "pooling": _word,
     "dropout": {"exclusiveMaximum": 1},
     "image_size": {"minimum": 16, "maximum": 8192},
     "threshold": {"maximum": 1},
     "lesions": {"items": {"enum": list(LESIONS)}, "uniqueItems": True, "minItems": 1},
-    "transfer": _word,
-    "decoder": _word,
-    "StartFacts.kind": _word,
     "digest": _digest,
     "flips": {"enum": list(FLIPS)},
     "thresholds": _lesion_names | {"additionalProperties": {"type": ["number", "null"], "minimum": 0, "maximum": 1}},

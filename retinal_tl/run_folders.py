@@ -26,7 +26,6 @@ from retinal_tl.cards import (
     Head,
     SegmenterCard,
     SplitNames,
-    StartFacts,
     TrainingFacts,
     parent_of,
     read_card,
@@ -65,7 +64,7 @@ def first_card(
         data=_data_facts(plan),
         training=TrainingFacts(_settings_facts(settings), plan.backend, settings.precision, 0.0, 0),
         parents=tuple(parent_of(read_card(parent.folder), parent.role) for parent in plan.parents),
-        start=plan.weights and StartFacts("natural", plan.weights.digest, plan.weights.source, plan.weights.licence),
+        start=plan.weights and plan.weights.facts,
         versions=_versions(),
         hardware=hardware,
         command=shlex.join(sys.argv),
@@ -77,14 +76,8 @@ def first_card(
     if isinstance(settings, Stage2):
         use: dict[str, Any] = dict(tile=settings.patch_size, overlap=settings.overlap, flips=settings.flips)
         open_thresholds = dict.fromkeys(plan.lesions)
-        return SegmenterCard(
-            **shared,
-            **use,
-            lesions=plan.lesions,
-            transfer=str(settings.transfer),
-            decoder=settings.decoder,
-            thresholds=open_thresholds,
-        )
+        use |= dict(transfer=str(settings.transfer), decoder=settings.decoder)
+        return SegmenterCard(**shared, **use, lesions=plan.lesions, thresholds=open_thresholds)
     size = settings.image_size if settings.pooling == "flatten" else None
     head = Head(settings.pooling, settings.dropout, size)
     return ClassifierCard(**shared, tile=settings.image_size, overlap=0.25, head=head, threshold=None)

@@ -597,6 +597,7 @@ def test_plan_of_a_run(place, capsys, monkeypatch):
     assert capsys.readouterr().out == "what would be trained\n" and not Path("runs/stage2.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_plan_needs_no_keras(place):
     """The real one, in a process in which neither Keras nor TensorFlow can be imported."""
     pytest.importorskip("retinal_tl.plans")

@@ -106,6 +106,7 @@ def test_each_limit_has_its_sentence():
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the real photographs are not here (RETINAL_TL_DATA)")
+@pytest.mark.slow
 def test_real_photographs_are_usual():
     """A sample: the table of all 443 is results/quality.csv, which 05_quality makes and judges."""
     photos = [

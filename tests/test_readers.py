@@ -444,6 +444,7 @@ def test_readers_that_give_something_wrong(tmp_path, own_reader):
 # --- the real folders -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_idrid
 def test_real_idrid():
     dataset = read_idrid(SHARED / "IDRiD")

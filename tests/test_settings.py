@@ -173,7 +173,7 @@ def test_a_preset_leaves_nothing_open(preset):
         open_fields = {field.name for field in fields(stage) if field.default is None}
         assert set(PRESETS[preset][name]) <= open_fields
         left = {field for field in open_fields if getattr(made, field) is None}
-        assert left <= {"data_root", "csv", "split_seed", "fold"} | {
+        assert left <= {"data_root", "csv", "split_seed", "fold", "start", "start_file"} | {
             "stage1_run",
             "start_run",
             "pseudo_label_run",

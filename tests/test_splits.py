@@ -381,6 +381,7 @@ def test_nothing_that_can_be_read(tmp_path):
         guarded_split(examples, SplitOptions(), Known(), tmp_path / "cache")
 
 
+@pytest.mark.slow
 @needs_idrid
 @needs_screening
 def test_real_photographs(tmp_path):

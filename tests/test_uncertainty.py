@@ -157,7 +157,12 @@ def test_permutations_of_scipy_say_the_same():
             return np.subtract(*(average_precision(PixelHistogram(one, LEVELS)) for one in pooled))
 
         asked = stats.permutation_test(
-            (np.zeros(20), np.ones(20)), difference, permutation_type="samples", n_resamples=999, vectorized=False
+            (np.zeros(20), np.ones(20)),
+            difference,
+            permutation_type="samples",
+            n_resamples=999,
+            vectorized=False,
+            random_state=0,
         )
         found = paired_difference(*models, n=2000)
         assert found.difference == pytest.approx(asked.statistic) and found.p == pytest.approx(asked.pvalue, abs=0.08)
