@@ -34,7 +34,7 @@ class View:
 
 
 def find_seen(
-    crop: np.ndarray,  # uint8 (side, side, 3) RGB, of `FieldOfView.crop`
+    crop: np.ndarray,  # uint8 (side, side, 3) RGB, such as a field of view crops
 ) -> np.ndarray:  # float32 (side, side), 1 where retina is seen: inside of the circle, and lit
     "Where a crop shows retina, and not the black around it."
     offset = np.arange(len(crop)) - (len(crop) - 1) / 2
@@ -45,7 +45,7 @@ def find_seen(
 
 
 def view_at(
-    crop: np.ndarray,  # uint8 (side, side, 3) RGB, of `FieldOfView.crop`
+    crop: np.ndarray,  # uint8 (side, side, 3) RGB, such as a field of view crops
     seen: np.ndarray,  # float32 (side, side), of `find_seen`
     size: float,  # diameter of a disc as a share of the field's
 ) -> View:  # a copy of that scale

@@ -327,7 +327,7 @@ def _roc(every: PixelHistogram, votes: Mapping[str, PixelHistogram], n: int, see
 
 # %% ../nbs/47c_verdict.ipynb #ver-compare
 def compare_counts(
-    first: Mapping[str, PixelHistogram],  # unit → of one model, such as `Pooled.units` or `Answers.votes`
+    first: Mapping[str, PixelHistogram],  # unit → of one model, such as the units of `Pooled` or the votes of `Answers`
     second: Mapping[str, PixelHistogram],  # the same units, of the other model
     thresholds: tuple[float, float],  # 0..1, of each model's card
     figures: Sequence[str],  # of `FIGURES`
