@@ -216,7 +216,8 @@ def encoder_parameters(
     encoder: keras.Model,  # from `build_encoder`
 ) -> dict[str, int]:  # numbers of parameters: 'convolution', 'batch_normalization', 'attention', 'total'
     "What the parameters of an encoder are spent on."
-    kinds = dict(convolution=layers.Conv2D, batch_normalization=layers.BatchNormalization, attention=CBAM)
+    convolutions = (layers.Conv2D, layers.DepthwiseConv2D)
+    kinds = dict(convolution=convolutions, batch_normalization=layers.BatchNormalization, attention=CBAM)
     counts = {
         key: sum(layer.count_params() for layer in encoder.layers if isinstance(layer, kind))
         for key, kind in kinds.items()

@@ -127,7 +127,7 @@ def published_rows(
     rows = [
         row(1, None, encoder, PAPER, *pair)
         for encoder in encoders
-        for pair in zip(("accuracy", "recall", "precision", "hours"), PUBLISHED_STAGE1[encoder])
+        for pair in zip(("accuracy", "recall", "precision", "hours"), PUBLISHED_STAGE1.get(encoder, ()))
     ]
     for lesion in lesions:
         rows += [

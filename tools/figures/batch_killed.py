@@ -7,6 +7,7 @@ the same folder is tried. The photographs are small phantoms, and the network is
 (`tests/toy_runs.py`).
 """
 
+import argparse
 import json
 import random
 import signal
@@ -85,4 +86,9 @@ def main(photos: int, kills: int, seed: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=int, help="how many photographs")
+    parser.add_argument("kills", type=int, help="how often the batch is killed")
+    parser.add_argument("seed", type=int, nargs="?", default=0, help="of the moments (default: 0)")
+    given = parser.parse_args()
+    sys.exit(main(given.photos, given.kills, given.seed))
