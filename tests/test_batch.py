@@ -114,6 +114,7 @@ def test_what_a_kill_leaves_behind_is_put_right(place):
     assert segment("eyes") == 0 and contents("found") == whole
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_or_changed_is_done(place, capsys):
     from retinal_tl import screening
 
@@ -140,6 +141,7 @@ def test_only_what_is_missing_or_changed_is_done(place, capsys):
     assert names == sorted([f"left_{kind}" for kind in kinds])  # the outlines of another threshold are gone
 
 
+@pytest.mark.slow
 def test_two_commands_into_one_folder(place):
     """The same names for each patient, one command each: nothing is replaced, and the report grows."""
     write_eyes("patients", 6)
@@ -192,6 +194,7 @@ def test_the_second_of_two_starts_is_told_who_holds_the_folder(place, capsys):
     assert "holds the results of `retinal_tl segment`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_batch_and_loses_nothing(place, capsys):
     import errno
 

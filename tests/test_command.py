@@ -291,6 +291,7 @@ def test_builtin_is_the_model_that_is_meant(place, monkeypatch, capsys):
     assert [row["lesion"] for row in read_report(place / "maps")] == ["exudates", "hemorrhages"]
 
 
+@pytest.mark.slow
 def test_patterns(place, capsys):
     for name in ("left/1.png", "left/2.png", "left/deep/3.png", "right/1.png", "left/odd[1].png", "left/odd1.png"):
         write_eye(name)

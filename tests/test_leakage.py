@@ -68,6 +68,7 @@ def sets():
     return first, second, known
 
 
+@pytest.mark.slow
 @real
 def test_every_known_pair_is_found_and_no_other(sets):
     segmentation, screening, known = sets
@@ -78,6 +79,7 @@ def test_every_known_pair_is_found_and_no_other(sets):
     assert found[-1].score > SAME_EYE + 0.1
 
 
+@pytest.mark.slow
 @real
 def test_within_each_set(sets):
     segmentation, screening, _ = sets
@@ -155,6 +157,7 @@ def photographs():
     return [read_photo(path) for path in sorted((SCREENING / "images").glob("*.jpg"))[::35]]
 
 
+@pytest.mark.slow
 @real
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_photograph_is_known(name, photographs):
