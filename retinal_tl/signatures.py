@@ -84,7 +84,10 @@ def _spectra(
     shrunk: np.ndarray,  # float32 (n, _SHRUNK, _SHRUNK)
 ) -> np.ndarray:  # float32 (n, frequencies), mean 0, norm 1
     "What is particular in the magnitude of the Fourier transform."
-    magnitudes = np.fft.fftshift(np.abs(np.fft.fft2(shrunk)), axes=(1, 2)).astype(np.float32)
+    half = np.abs(np.fft.rfft2(shrunk))
+    # A real picture's transform mirrors itself through the origin, so half of it is the whole of it.
+    mirrored = np.roll(half[:, ::-1, -2:0:-1], 1, axis=1)
+    magnitudes = np.fft.fftshift(np.concatenate([half, mirrored], axis=2), axes=(1, 2))
     spectra = np.stack([(m / (cv2.GaussianBlur(m, (0, 0), 3) + 1e-9))[_BAND] for m in magnitudes])
     spectra -= spectra.mean(1, keepdims=True)
     return spectra / np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1e-6)
