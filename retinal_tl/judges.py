@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from .cards import BUILTIN
 from .core import RetinalError, how_many, printable
 from .datasets import Dataset, Example
-from .inference import BUILTIN, Run, load_run
+from .inference import Run, load_run
 from .leakage import read_signatures
 from .seen import Learned, Seen, find_seen, what_was_learned
 from .splits import _file_digests, _search_remembered, merge_eyes

@@ -12,10 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .cards import ClassifierCard, SegmenterCard, read_card, read_classifier_card, read_segmenter_card
+from retinal_tl.cards import (
+    ClassifierCard,
+    SegmenterCard,
+    read_card,
+    read_classifier_card,
+    read_segmenter_card,
+    run_folder,
+)
 from .core import LESIONS, RetinalError, how_many, printable
 from .datasets import READERS
-from .leakage import Signatures, open_signatures
+from .leakage import Signatures, seen_signatures
 from .natural import WeightsFile, find_natural
 from .preprocess import Preprocessing
 from .readers import open_data
@@ -181,8 +188,13 @@ def _stage1_parent(
     if given is not None:
         return _planned("stage1", given), ""
     if settings.stage1_run is not None:
-        return ParentRun("stage1", Path(settings.stage1_run), read_classifier_card(settings.stage1_run)), ""
-    if settings.start is not None or not TRANSFERS.needs(str(settings.transfer))["stage1"]:
+        folder = run_folder(settings.stage1_run, "classifier")
+        return ParentRun("stage1", folder, read_classifier_card(folder)), ""
+    if (
+        settings.start_run is not None
+        or settings.start is not None
+        or not TRANSFERS.needs(str(settings.transfer))["stage1"]
+    ):
         return None, ""
     asked = {name: parameters[name] for name in ("encoder", "width") if parameters.get(name) is not None}
     for folder, card in reversed(_finished_classifiers(settings.output)):
@@ -221,20 +233,33 @@ def _finished_classifiers(output: str | Path) -> list[tuple[Path, ClassifierCard
     return sorted(found, key=lambda one: (one[1].created, one[0]))
 
 # %% ../nbs/33b_plans.ipynb #plans-fit
+def _like_the_start(parameters: Mapping[str, object]) -> Mapping[str, object]:
+    "The parameters, with the network and the preprocessing of `start_run` where they leave them open."
+    if parameters.get("start_run") is None:
+        return parameters
+    card = read_segmenter_card(str(parameters["start_run"]), "start_run")
+    theirs = dict(encoder=card.encoder, width=card.width, decoder=card.decoder)
+    theirs |= dict(diameter=card.preprocessing.diameter, clahe=card.preprocessing.clahe)
+    return theirs | {name: value for name, value in parameters.items() if value is not None}
+
+
 def _start_parent(settings: Stage2) -> ParentRun | None:
     "The run whose weights this one begins with. Raises unless it has the network that the settings ask for."
     if settings.start_run is None:
         return None
-    card = read_segmenter_card(settings.start_run, "start_run")
-    asked = dict(encoder=settings.encoder, width=settings.width, lesion=settings.lesion)
-    found = dict(encoder=card.encoder, width=card.width, lesion="+".join(card.lesions))
-    for name, value in asked.items():
-        if found[name] != value:
-            raise RetinalError(
-                f"start_run cannot begin this training: it has {name} {found[name]!r} where {value!r} is asked for; "
-                "give another run, or ask for the same."
-            )
-    return ParentRun("start", Path(settings.start_run), card)
+    folder = run_folder(settings.start_run)
+    card = read_segmenter_card(folder, "start_run")
+    asked = dict(encoder=settings.encoder, width=settings.width, decoder=settings.decoder)
+    found = dict(encoder=card.encoder, width=card.width, decoder=card.decoder)
+    wrong = [(name, found[name], value) for name, value in asked.items() if found[name] != value]
+    if not set(settings.lesions) <= set(card.lesions):
+        wrong.append(("lesion", "+".join(card.lesions), settings.lesion))
+    for name, one, other in wrong:
+        raise RetinalError(
+            f"start_run cannot begin this training: it has {name} {one!r} where {other!r} is asked for; "
+            "give another run, or ask for the same."
+        )
+    return ParentRun("start", folder, card)
 
 
 def _pseudo_label_parent(settings: Stage2) -> ParentRun | None:
@@ -250,7 +275,7 @@ def _pseudo_label_parent(settings: Stage2) -> ParentRun | None:
                 f"pseudo_label_run has {name} {one!r} where {other!r} is asked for; "
                 "give another run, or ask for the same."
             )
-    return ParentRun("pseudo_labels", Path(settings.pseudo_label_run), card)
+    return ParentRun("pseudo_labels", run_folder(settings.pseudo_label_run), card)
 
 # %% ../nbs/33b_plans.ipynb #plans-known
 def _known_to(parents: Sequence[ParentRun], allow_leaks: bool) -> tuple[Known, tuple[str, ...]]:
@@ -270,7 +295,7 @@ def _known_to(parents: Sequence[ParentRun], allow_leaks: bool) -> tuple[Known, t
             eyes |= {eye for one in parent.card.parents for eye in one.training_eyes}
             names |= set(parent.card.split.training)
             try:
-                signatures.append(open_signatures(parent.folder / "signatures.npz"))
+                signatures.append(seen_signatures(parent.folder))
             except RetinalError as error:
                 if not allow_leaks:
                     raise RetinalError(_cannot_tell(parent, error)) from None
@@ -288,6 +313,7 @@ def _cannot_tell(parent: ParentRun, error: RetinalError) -> str:
 # %% ../nbs/33b_plans.ipynb #plans-plan
 def _plan_stage2(parameters: Mapping[str, object], stage1: Plan | None = None) -> Plan:
     "The plan of a segmenter."
+    parameters = _like_the_start(parameters)
     settings = settings_for(Stage2, parameters)
     first, said = _stage1_parent(settings, parameters, stage1)
     if first is not None:

@@ -35,7 +35,14 @@ from .datasets import Dataset, Example
 from .images import write_png
 from .inference import classify_prepared, crop_maps
 from .judging import area_over_tiles, area_under_roc, judge_classifier, judge_segmenter
-from .leakage import Signatures, join_signatures, open_signatures, read_signatures, write_signatures
+from retinal_tl.leakage import (
+    SEEN_FILES,
+    Signatures,
+    join_signatures,
+    read_signatures,
+    seen_signatures,
+    write_signatures,
+)
 from .patches import PatchSource, with_hard_negatives
 from .plans import Plan, plan
 from .preprocess import Prepared, prepare_file
@@ -181,13 +188,15 @@ def _network(plan: Plan, card: ClassifierCard | SegmenterCard) -> Any:
     model = model_files.build_model(card, settings.precision, settings.l2)
     begun = _begun_encoder(plan, model)
     if isinstance(settings, Stage2):
-        from retinal_tl.segmenter import transfer_encoder
+        from retinal_tl.segmenter import begin_with, transfer_encoder
 
         start = plan.parent("start")
+        if start is not None:
+            theirs, whole = read_segmenter_card(start.folder).lesions, model_files.load_weights(start.folder)
+            begin_with(whole, model, [theirs.index(lesion) for lesion in plan.lesions])
+            begun = whole
         if begun is not None:
             transfer_encoder(begun, model, str(settings.transfer))
-        if start is not None:
-            model.set_weights(model_files.load_weights(start.folder).get_weights())
     return model
 
 
@@ -244,9 +253,9 @@ def train(
 
 def _write_seen(folder: Path, plan: Plan) -> None:
     "The signatures of what was learned from, and of what chooses the epoch and the thresholds."
-    write_signatures(folder / "signatures.npz", _learned_signatures(plan))
+    write_signatures(folder / SEEN_FILES["training"], _learned_signatures(plan))
     chosen = {example.name: example.photo for example in plan.split.validation}
-    write_signatures(folder / "validation_signatures.npz", read_signatures(chosen, cache_of(plan.settings))[0])
+    write_signatures(folder / SEEN_FILES["validation"], read_signatures(chosen, cache_of(plan.settings))[0])
 
 
 def _learned_signatures(plan: Plan) -> Signatures:
@@ -254,7 +263,7 @@ def _learned_signatures(plan: Plan) -> Signatures:
     found, names = [plan.guarded.signatures], set(plan.guarded.signatures.names)
     for parent in plan.parents:
         with contextlib.suppress(RetinalError):  # a leak that the caller allowed, see the card
-            theirs = open_signatures(parent.folder / "signatures.npz")
+            theirs = seen_signatures(parent.folder)
             found.append(theirs.only(name for name in theirs.names if name not in names))
             names |= set(theirs.names)
     return join_signatures(*found)

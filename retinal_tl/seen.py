@@ -6,16 +6,13 @@
 __all__ = ['PARTS', 'Search', 'Learned', 'what_was_learned', 'Seen', 'find_seen']
 
 # %% ../nbs/47a_seen.ipynb #seen-imports
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 
 from .core import printable
 from .datasets import Example
 from .inference import Run
-from .leakage import Pair, Signatures, find_same_eyes, open_signatures
+from .leakage import SEEN_FILES, Pair, Signatures, find_same_eyes, keeps_signatures, seen_signatures
 
 # %% ../nbs/47a_seen.ipynb #seen-learned
 PARTS = ("training", "validation")  # of a split: what a model has learned from, and what it was chosen by
@@ -27,13 +24,10 @@ class Learned:
 
     model: str  # its name
     signatures: Mapping[str, Signatures]  # 'training', 'validation' → of the photographs, where they are known
-    names: Mapping[
-        str, str
-    ]  # name of a photograph, or eye → 'training' or 'validation', where signatures are not known
+    names: Mapping[str, str]  # photograph or eye → 'training' or 'validation', where signatures are not known
     doubts: tuple[str, ...]  # sentences: what could not be looked up
 
 
-_FILES = dict(training="signatures.npz", validation="validation_signatures.npz")
 _LACKING = dict(
     training="the eyes that it learned from are known by name only",
     validation="the eyes that chose its thresholds are known by name only",
@@ -44,9 +38,8 @@ def what_was_learned(
     run: Run,  # a run, or a built-in model
 ) -> Learned:  # for `find_seen`
     "Look up what a model has seen. Raises `RetinalError` if a file of signatures is damaged."
-    card, found = run.card, _builtin_signatures(run)
-    if found is None:
-        found = {part: open_signatures(run.folder / name) for part, name in _FILES.items() if _is_there(run, name)}
+    card = run.card
+    found = {part: seen_signatures(run.folder, part) for part in PARTS if keeps_signatures(run.folder, part)}
     names: dict[str, str] = {}
     if "validation" not in found:
         names |= dict.fromkeys(card.split.validation, "validation")
@@ -54,25 +47,12 @@ def what_was_learned(
         eyes = {*card.data.training_eyes, *(eye for parent in card.parents for eye in parent.training_eyes)}
         names |= dict.fromkeys([*eyes, *card.split.training], "training")
     doubts = [
-        f"{printable(card.name)} holds no {_FILES[part]}, so {_LACKING[part]}: a photograph that was renamed, or "
+        f"{printable(card.name)} holds no {SEEN_FILES[part]}, so {_LACKING[part]}: a photograph that was renamed, or "
         "another one of such an eye, is not found."
         for part in PARTS
         if part not in found
     ]
     return Learned(card.name, found, names, tuple(doubts))
-
-
-def _is_there(run: Run, name: str) -> bool:
-    return (run.folder / name).is_file()
-
-
-def _builtin_signatures(run: Run) -> dict[str, Signatures] | None:
-    "Of a built-in model, by part; None for any other."
-    weights = Path(str(files("retinal_tl"))) / "weights"
-    if run.folder.parent != weights or not (weights / "seen.json").is_file():
-        return None
-    every, seen = open_signatures(weights / "signatures.npz"), json.loads((weights / "seen.json").read_text())
-    return {part: every.only(seen[run.card.kind][part]) for part in PARTS}
 
 # %% ../nbs/47a_seen.ipynb #seen-find
 @dataclass(frozen=True)

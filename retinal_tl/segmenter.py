@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST_CHANNELS', 'DECODERS', 'LESION_SHARE', 'decoder_block', 'build_decoder', 'build_segmenter', 'weight_shapes',
-           'check_same_layers', 'copy_weights', 'frozen', 'finetune', 'scratch', 'transfer_encoder']
+           'check_same_layers', 'copy_weights', 'frozen', 'finetune', 'scratch', 'transfer_encoder', 'begin_with']
 
 # %% ../nbs/14_segmenter.ipynb #cell-2
 from collections.abc import Sequence
@@ -157,3 +157,27 @@ def transfer_encoder(
         raise RetinalError(f"The transfer {transfer!r} needs a classifier of stage 1, and none was given.")
     carry(None if classifier is None else encoder_of(classifier), encoder_of(segmenter))
     return segmenter
+
+# %% ../nbs/14_segmenter.ipynb #begin-code
+def begin_with(
+    start: keras.Model,  # a segmenter with the same encoder and width
+    segmenter: keras.Model,  # changed in place
+    places: Sequence[int] = (0,),  # of the segmenter's kinds of lesion among those of the start, from 0
+) -> keras.Model:  # the segmenter
+    "Give a segmenter the weights of one that outlines its kinds of lesion. Raises `RetinalError` if they differ."
+    check_same_layers(encoder_of(start), encoder_of(segmenter))
+    theirs = {layer.name: layer.get_weights() for layer in start.layers if layer.weights}
+    if "probability2" in theirs:  # a decoder for each kind
+        named = [(stem, i, place) for i, place in enumerate(places) for stem in ("decoder", "probability")]
+        theirs |= {_of_kind(stem, i): start.get_layer(_of_kind(stem, place)).get_weights() for stem, i, place in named}
+    else:
+        theirs["probability"] = [values[..., list(places)] for values in theirs["probability"]]
+    for layer in segmenter.layers:
+        if layer.weights:
+            layer.set_weights(theirs[layer.name])
+    return segmenter
+
+
+def _of_kind(stem: str, place: int) -> str:
+    "The name that `build_segmenter` gives to a part for one kind of lesion."
+    return stem if place == 0 else f"{stem}{place + 1}"

@@ -86,7 +86,7 @@ class Stage2(Settings):
     stage1_run: str | None = None  # run folder of stage 1; none: the newest in `output` that fits, or a new one
     transfer: str | None = None  # one of `TRANSFERS`
     decoder: str = OPEN  # kinds of lesion have a decoder `each`, or one that they have `shared`
-    start_run: str | None = None  # run folder of stage 2, same network, with whose weights this one begins
+    start_run: str | None = None  # run of stage 2 with whose network and weights this one begins; or `builtin`
     pseudo_label_run: str | None = None  # run folder of stage 2 whose maps stand in for outlines where there are none
     patch_size: int = OPEN  # side of a patch, pixels
     overlap: float = OPEN  # of the tiles in use, as a share of their side
@@ -300,8 +300,9 @@ def _check_start(settings: Settings) -> None:
         raise RetinalError(f"start natural has weights for width 1 and not for {settings.width:g}; give width 1.")
     if not isinstance(settings, Stage2) or settings.start is None:
         return
-    if settings.stage1_run is not None:
-        raise RetinalError("An encoder begins with stage1_run or with start; leave one of them out.")
+    for name in ("stage1_run", "start_run"):
+        if getattr(settings, name) is not None:
+            raise RetinalError(f"An encoder begins with {name} or with start; leave one of them out.")
     if settings.start == "natural" and settings.transfer == "scratch":
         raise RetinalError("transfer scratch begins at random; for start natural give finetune or frozen.")
 
