@@ -75,7 +75,10 @@ def coco_annotations(
         info=dict(description="Found by retinal_tl; not corrected by anybody"),
         images=[dict(id=1, file_name=PurePath(found.name).name, width=width, height=height, **noted)],
         annotations=spots,
-        categories=[dict(id=i, name=lesion, supercategory="lesion") for i, lesion in enumerate(LESIONS, 1)],
+        # a lesion that nobody looked for is not named: to a reader of the file it would be one that is absent
+        categories=[
+            dict(id=LESIONS.index(one) + 1, name=one, supercategory="lesion") for one in LESIONS if one in masks
+        ],
     )
 
 
@@ -95,15 +98,21 @@ def _spots(mask: np.ndarray, exact: bool) -> Iterator[dict]:
 def join_coco(
     parts: Iterable[Mapping],  # of `coco_annotations`, of different photographs
 ) -> dict:  # the same for all
-    "COCO annotations of many photographs in one, numbered anew. Raises `RetinalError` where a photograph comes twice."
-    joined: dict = dict(info={}, images=[], annotations=[], categories=[])
+    """COCO annotations of many photographs in one, numbered anew, of the lesions that were looked for in all of them.
+    Raises `RetinalError` where a photograph comes twice."""
+    parts = list(parts)
+    shared = [
+        one for one in (parts[0]["categories"] if parts else []) if all(one in part["categories"] for part in parts)
+    ]
+    wanted = {one["id"] for one in shared}
+    joined: dict = dict(info={}, images=[], annotations=[], categories=shared)
     for part in parts:
-        joined |= dict(info=part["info"], categories=part["categories"])
+        joined |= dict(info=part["info"])
         numbers = {}
         for image in part["images"]:
             numbers[image["id"]] = len(joined["images"]) + 1
             joined["images"].append({**image, "id": numbers[image["id"]]})
-        for one in part["annotations"]:
+        for one in (one for one in part["annotations"] if one["category_id"] in wanted):
             number = len(joined["annotations"]) + 1
             joined["annotations"].append({**one, "id": number, "image_id": numbers[one["image_id"]]})
     names = _from_common_folder([image.pop("path", image["file_name"]) for image in joined["images"]])

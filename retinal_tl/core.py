@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LESIONS', 'LESION_COLORS', 'RetinalError', 'PhotoWarning', 'printable', 'how_many', 'available_cores', 'quiet',
-           'nearest', 'check_name', 'writing', 'to_disk', 'write_text', 'file_digest', 'plain', 'Registry']
+           'nearest', 'check_name', 'writing', 'to_disk', 'write_text', 'holding', 'file_digest', 'plain', 'Registry']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import contextlib
@@ -13,14 +13,17 @@ import errno
 import hashlib
 import importlib
 import inspect
+import json
 import logging
 import math
 import os
 import re
 import secrets
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -162,6 +165,42 @@ def write_text(
     "Write a text file whole or not at all. Raises `RetinalError`."
     with writing(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+# %% ../nbs/00_core.ipynb #core-hold
+@contextlib.contextmanager
+def holding(
+    lock: str | Path,  # a file of its own, made if it is not there
+    taken: Callable[[str], None],  # is told in words who holds it; unless it raises, this waits
+) -> Iterator[None]:  # nothing; nobody else is in such a block meanwhile
+    "Keep other processes out."
+    from filelock import FileLock, Timeout
+
+    lock, who = FileLock(lock), Path(lock).with_suffix(".json")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            taken(_holder(who))
+            lock.acquire()
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_text(who, json.dumps(dict(process=os.getpid(), host=socket.gethostname(), since=now)))
+        yield
+    finally:
+        who.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    "Who holds a lock, in words."
+    try:
+        who = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {int(who['process'])} on {printable(who['host'])}, since {printable(who['since'])}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
 
 # %% ../nbs/00_core.ipynb #core-digest
 def file_digest(

@@ -11,14 +11,12 @@ import hashlib
 import json
 import os
 import re
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from .core import RetinalError, file_digest, printable, to_disk, write_text
+from .core import RetinalError, file_digest, holding, printable, to_disk, write_text
 from .dicom_kinds import split_frame
 from .photos import PLACE
 
@@ -120,35 +118,13 @@ def has_journal(
 @contextlib.contextmanager
 def _held(output: Path) -> Iterator[None]:
     "Keep others out, or say who is in."
-    from filelock import FileLock, Timeout
 
-    lock, holder = FileLock(output / PLACE / "lock"), output / PLACE / "holder.json"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RetinalError(
-            f"{printable(output)} is being written to by {_holder(holder)}: wait until that ends, or choose another "
-            "folder."
-        ) from None
-    except NotImplementedError:  # a file system without locks: better without than not at all
+    def refuse(who: str) -> None:
+        name = printable(output)
+        raise RetinalError(f"{name} is being written to by {who}: wait until that ends, or choose another folder.")
+
+    with holding(output / PLACE / "lock", refuse):
         yield
-        return
-    try:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        write_text(holder, json.dumps(dict(process=os.getpid(), host=socket.gethostname(), since=now)))
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder(path: Path) -> str:
-    "Who has a folder, in words."
-    try:
-        who = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {int(who['process'])} on {printable(who['host'])}, since {printable(who['since'])}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
 
 
 def _read(path: Path, command: str) -> tuple[Journal, int]:

@@ -7,7 +7,6 @@ __all__ = ['first_card', 'hold', 'tell']
 
 # %% ../nbs/35a_run_folders.ipynb #rf-imports
 import contextlib
-import json
 import os
 import platform
 import shlex
@@ -30,7 +29,7 @@ from retinal_tl.cards import (
     parent_of,
     read_card,
 )
-from .core import printable, write_text
+from .core import holding, printable
 from .leakage import Pair
 from .plans import PLACES, Plan
 from .preprocess import Preprocessing
@@ -124,33 +123,15 @@ def hold(
     report: Callable[[str], None] = print,  # is told for whom this waits
 ) -> Iterator[None]:  # nothing; nobody else makes this run meanwhile
     "Keep a run to oneself; a process that dies lets go of it. Waits while another one has it."
-    from filelock import FileLock, Timeout
-
     folder = Path(folder)
     place = folder.parent / ".locks"
     place.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(place / f"{folder.name}.lock"), place / f"{folder.name}.json"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        report(f"{printable(folder)} is being made by {_holder(holder)}; this waits until that ends.")
-        lock.acquire()
-    try:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        write_text(holder, json.dumps(dict(process=os.getpid(), host=socket.gethostname(), since=now)))
+
+    def wait_for(who: str) -> None:
+        report(f"{printable(folder)} is being made by {who}; this waits until that ends.")
+
+    with holding(place / f"{folder.name}.lock", wait_for):
         yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder(path: Path) -> str:
-    "Who has a run, in words."
-    try:
-        who = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {who['process']} on {printable(who['host'])}, since {printable(who['since'])}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
 
 # %% ../nbs/35a_run_folders.ipynb #rf-tell
 def tell(
