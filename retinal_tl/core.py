@@ -175,13 +175,13 @@ def holding(
     "Keep other processes out."
     from filelock import FileLock, Timeout
 
-    lock, who = FileLock(lock), Path(lock).with_suffix(".json")
+    own, who = FileLock(lock), Path(lock).with_suffix(".json")
     try:
         try:
-            lock.acquire(timeout=0)
+            own.acquire(timeout=0)
         except Timeout:
             taken(_holder(who))
-            lock.acquire()
+            own.acquire()
     except NotImplementedError:  # a file system without locks
         yield
         return
@@ -191,7 +191,7 @@ def holding(
         yield
     finally:
         who.unlink(missing_ok=True)
-        lock.release()
+        own.release()
 
 
 def _holder(path: Path) -> str:

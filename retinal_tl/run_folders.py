@@ -31,6 +31,7 @@ from retinal_tl.cards import (
 )
 from .core import holding, printable
 from .leakage import Pair
+from .natural import StartFacts
 from .plans import PLACES, Plan
 from .preprocess import Preprocessing
 from .settings import Stage1, Stage2
@@ -63,7 +64,7 @@ def first_card(
         data=_data_facts(plan),
         training=TrainingFacts(_settings_facts(settings), plan.backend, settings.precision, 0.0, 0),
         parents=tuple(parent_of(read_card(parent.folder), parent.role) for parent in plan.parents),
-        start=plan.weights and plan.weights.facts,
+        start=_start_facts(plan),
         versions=_versions(),
         hardware=hardware,
         command=shlex.join(sys.argv),
@@ -83,6 +84,14 @@ def first_card(
 
 
 _PARTS = ("training", "validation", "test")
+
+
+def _start_facts(plan: Plan) -> StartFacts | None:
+    "The file of weights that the encoder began with, here or in the run that this one goes on from."
+    if plan.weights is not None:
+        return plan.weights.facts
+    cards = [parent.card or read_card(parent.folder) for parent in plan.parents if parent.role in ("stage1", "start")]
+    return cards[-1].start if cards else None
 
 
 def _settings_facts(settings: Stage1 | Stage2) -> dict[str, object]:
