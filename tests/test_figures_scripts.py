@@ -14,10 +14,11 @@ from pathlib import Path
 import ablation
 import ablation_folds
 import collect
+import models_compared
 import numpy as np
 import pytest
 
-from retinal_tl.cards import Parent, SplitNames, TrainingFacts
+from retinal_tl.cards import Parent, SplitNames, TrainingFacts, read_card, write_card
 from retinal_tl.core import write_text
 from retinal_tl.readers import open_data
 from retinal_tl.synthetic import write_synthetic
@@ -270,3 +271,20 @@ def test_a_missing_idea_is_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         call(monkeypatch, ablation_folds, "table.csv", "--idrid", "I", "--screening", "S", "--ideas", "nothing")
     assert stopped.value.code == 2 and "invalid choice" in capsys.readouterr().err
+
+
+def test_two_segmenters_are_compared_on_what_neither_has_learned(phantoms, judged, monkeypatch, capsys):
+    names = [example.photo.name for example in open_data("folder", phantoms).examples]
+    card = replace(read_card(judged / "blunt"), split=SplitNames((f"folder:images/{names[0]}",), ()))
+    write_card(judged / "blunt", card)
+    words = (phantoms, judged / "right", judged / "blunt", "--data", "folder", "--output", "compared.csv")
+    assert call(monkeypatch, models_compared, *words) == 0
+    exudates, mean = read_table("compared.csv")
+    assert exudates["photographs"] == "2", "of the three that chose, the first has taught one of the models"
+    assert (exudates["lesion"], mean["lesion"]) == ("exudates", "mean") and mean["first"] == exudates["first"]
+    assert float(exudates["difference"]) == pytest.approx(
+        float(exudates["first"]) - float(exudates["second"]), abs=2e-4
+    )
+    assert float(exudates["first"]) > float(exudates["second"]) and "n = 2" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="neither model has learned from"):
+        call(monkeypatch, models_compared, *words, "--photos", names[0])
