@@ -138,9 +138,9 @@ def segment_command(
 ) -> int:  # exit status
     "`retinal_tl segment`. Raises `RetinalError` when the command itself is wrong."
     from retinal_tl.findings import COLUMNS
-    from retinal_tl.inference import load_segmenters
+    from retinal_tl.inference import at_quality, load_segmenters
 
-    runs = load_segmenters(arguments.model or [BUILTIN])
+    runs = [at_quality(run, arguments.quality) for run in load_segmenters(arguments.model or [BUILTIN])]
     lesions = _chosen(runs, arguments.lesion)
     limits = _limits(runs, lesions, arguments)
     formats = () if arguments.maps is False else tuple(dict.fromkeys(arguments.format or ["png"]))
@@ -353,6 +353,7 @@ def add_segment(
     model = "run folder of stage 2; repeat it for other lesions (default: builtin, the models of the package)"
     lesion = "which lesions of those that the models know (default: all)"
     format = "; ".join(f"{name}: {writer.about}" for name, writer in WRITERS.items()) + " (default: png)"
+    quality = "fast looks at a photograph once, best at four mirror images of it (default: standard, as the card says)"
     overlay = f"{', '.join(OVERLAYS)} (default: jpeg where there are maps, or nothing else)"
     add, yes_or_no = parser.add_argument, argparse.BooleanOptionalAction
     add("--model", action="append", metavar="RUN", help=model)
@@ -361,6 +362,7 @@ def add_segment(
     add("--format", action="extend", type=_formats, metavar="FORMAT[,FORMAT]", help=format)
     add("--maps", action=yes_or_no, default=True, help="--no-maps: only counts and the overlay")
     add("--overlay", choices=tuple(OVERLAYS), help=overlay)
+    add("--quality", choices=("fast", "standard", "best"), default="standard", help=quality)
     add("--report", action=yes_or_no, default=True, help="write report.html (default: yes)")
     add("--keep-ids", action="store_true", help="a DICOM SEG gets the patient and the study of the photograph")
     parser.set_defaults(work=segment_command)
