@@ -101,6 +101,7 @@ def pack_run(
     target: str | Path,  # folder of the packed run; replaced
     tiles: np.ndarray,  # float32 (n, side, side, 3), 0..255, real ones, prepared as the card says
     changes: Mapping[str, Any] | None = None,  # fields of the card given anew: `licence`, `limits`, `flips`, ...
+    trainable: bool = True,  # with `model.keras`, from which a training can go on
 ) -> float:  # the largest difference of a probability on the tiles
     "A run as it travels in the package. Raises `RetinalError` if that differs by more than `HALF_TOLERANCE`."
     folder, target = Path(folder), Path(target)
@@ -109,8 +110,9 @@ def pack_run(
         packed = Path(temporary) / "packed"
         packed.mkdir()
         (packed / "model.onnx").write_bytes(halve_weights(read_verified(folder, card, "model.onnx")))
-        (packed / "model.keras").write_bytes(halve_keras(read_verified(folder, card, "model.keras")))
-        files = {name: file_digest(packed / name) for name in ("model.onnx", "model.keras")}
+        if trainable:
+            (packed / "model.keras").write_bytes(halve_keras(read_verified(folder, card, "model.keras")))
+        files = {path.name: file_digest(path) for path in sorted(packed.iterdir(), reverse=True)}
         write_card(packed, replace(card, **dict(changes or {}) | dict(files=files)))
         difference = float(np.abs(load_run(folder).predict(tiles) - load_run(packed).predict(tiles)).max())
         if not difference <= HALF_TOLERANCE:
@@ -167,11 +169,12 @@ def judge_graded(
 def land(
     stage1: str | Path,  # a finished run of stage 1
     stage2: str | Path,  # a finished run of stage 2
-    weights: str | Path,  # folder that gets `classifier` and `segmenter`
+    weights: str | Path,  # folder that gets `classifier`, `segmenter` and, if given, `segmenter_fast`
     photos: str | Path,  # a folder with a photograph in it or below, to compare on
     graded: dict | None = None,  # of `judge_graded`; its threshold becomes the classifier's
-) -> dict[str, float]:  # kind → largest difference that 16-bit weights make
-    "Both runs as built-in models. Raises `RetinalError` as `pack_run` does, and where there is no photograph."
+    fast: str | Path | None = None,  # a finished run of stage 2 that becomes `builtin-fast`
+) -> dict[str, float]:  # folder → largest difference that 16-bit weights make
+    "The runs as built-in models. Raises `RetinalError` as `pack_run` does, and where there is no photograph."
     photo = next((path for path in sorted(Path(photos).rglob("*.jpg"))), None)
     if photo is None:
         raise RetinalError(
@@ -184,12 +187,14 @@ def land(
     if graded is not None:
         judged = dict(threshold=graded["threshold"], metrics={**classifier.metrics, "graded": graded})
     weights = Path(weights)
-    return {
-        card.kind: pack_run(
-            folder, weights / card.kind, _tiles(photo, card), said | changes | dict(licence=licence_of(card))
-        )
-        for folder, card, changes in ((stage1, classifier, judged), (stage2, segmenter, {}))
-    }
+    packing: list[tuple[str, str | Path, Card, dict]]
+    packing = [("classifier", stage1, classifier, judged), ("segmenter", stage2, segmenter, {})]
+    packing += [] if fast is None else [("segmenter_fast", fast, read_segmenter_card(fast, "fast"), {})]
+    differences = {}
+    for name, folder, card, changes in packing:
+        changes = said | changes | dict(licence=licence_of(card))
+        differences[name] = pack_run(folder, weights / name, _tiles(photo, card), changes, name != "segmenter_fast")
+    return differences
 
 
 def licence_of(

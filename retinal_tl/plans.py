@@ -251,6 +251,8 @@ def _start_parent(settings: Stage2) -> ParentRun | None:
     card = read_segmenter_card(folder, "start_run")
     asked = dict(encoder=settings.encoder, width=settings.width, decoder=settings.decoder)
     found = dict(encoder=card.encoder, width=card.width, decoder=card.decoder)
+    if "model.keras" not in card.files:
+        raise RetinalError(f"{printable(settings.start_run)} has no model.keras to go on from; give another run.")
     wrong = [(name, found[name], value) for name, value in asked.items() if found[name] != value]
     if not set(settings.lesions) <= set(card.lesions):
         wrong.append(("lesion", "+".join(card.lesions), settings.lesion))

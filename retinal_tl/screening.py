@@ -350,7 +350,7 @@ def add_segment(
         ),
     )
     _add_shared(parser)
-    model = "run folder of stage 2; repeat it for other lesions (default: builtin, the models of the package)"
+    model = "run folder of stage 2; repeat it for other lesions (default: builtin; builtin-fast: sooner)"
     lesion = "which lesions of those that the models know (default: all)"
     format = "; ".join(f"{name}: {writer.about}" for name, writer in WRITERS.items()) + " (default: png)"
     quality = "fast looks at a photograph once, best at four mirror images of it (default: standard, as the card says)"

@@ -22,6 +22,10 @@ SEGMENTER = {
     11: dict(exudates=0.002884, hemorrhages=0.004174, microaneurysms=8.547e-05, soft_exudates=4.696e-06),
     12: dict(exudates=0.004074, hemorrhages=0.009503, microaneurysms=6.829e-05, soft_exudates=2.891e-05),
 }
+FAST = {
+    11: dict(exudates=0.0007131, hemorrhages=0.0001366, microaneurysms=3.681e-05, soft_exudates=2.511e-05),
+    12: dict(exudates=0.002567, hemorrhages=0.0009079, microaneurysms=3.816e-05, soft_exudates=4.097e-05),
+}
 CLASSIFIER = {17: 0.704, 18: 0.513, 20: 0.245}
 IDRID = os.environ.get("RETINAL_TL_IDRID")
 
@@ -38,18 +42,23 @@ def test_segmenter_on_phantoms(seed):
         assert float(maps[lesion].mean()) == pytest.approx(expected, rel=0.03, abs=1e-5), lesion
 
 
+@pytest.mark.parametrize("seed", FAST)
+def test_fast_segmenter_on_phantoms(seed):
+    maps = segment(eye(seed), "builtin-fast")
+    for lesion, expected in FAST[seed].items():
+        assert float(maps[lesion].mean()) == pytest.approx(expected, rel=0.03, abs=1e-5), lesion
+
+
 @pytest.mark.parametrize("seed", CLASSIFIER)
 def test_classifier_on_phantoms(seed):
     assert classify(eye(seed)) == pytest.approx(CLASSIFIER[seed], abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("kind", "how"), [("segmenter", ("tensorflow", "float32")), ("classifier", ("jax", "mixed_bfloat16"))]
-)
-def test_cards_say_how_the_models_were_trained(kind, how):
+@pytest.mark.parametrize("kind", ["segmenter", "classifier"])
+def test_cards_say_how_the_models_were_trained(kind):
     """A card that says 'precision: auto' cannot be repeated on another machine."""
     training = load_run("builtin", kind).card.training
-    assert (training.backend, training.precision) == how
+    assert (training.backend, training.precision) == ("jax", "mixed_bfloat16")
     assert training.seconds > 0 and training.epochs == training.settings["epochs"]
 
 
@@ -62,14 +71,10 @@ def test_names_in_the_cards_can_be_found_again():
     assert all(name.startswith(("csv:images/", "idrid:IDRiD_")) for name in names)
 
 
-def test_the_segmenter_says_what_it_began_with():
-    card = load_run("builtin", "segmenter").card
-    assert [(parent.role, parent.kind) for parent in card.parents] == [("start", "segmenter")]
-    assert card.start is not None and card.start.licence == "Apache-2.0" and len(card.start.digest) == 64
-    assert "ImageNet" in card.licence and card.start.source in card.licence
-    attribution = (load_run("builtin", "segmenter").folder.parent / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    for words in ("EfficientNet-lite2", "Apache License 2.0", "ImageNet", "by ML Illustrated"):
-        assert words in attribution, words
+def test_the_segmenter_names_the_classifier_that_it_began_with():
+    segmenter, classifier = (load_run("builtin", kind).card for kind in ("segmenter", "classifier"))
+    assert [parent.role for parent in segmenter.parents] == ["stage1", "start", "pseudo_labels"]
+    assert segmenter.parents[0].run_id == classifier.run_id == classifier.name[-8:]
 
 
 @pytest.mark.parametrize("kind", ["segmenter", "classifier"])
@@ -79,6 +84,20 @@ def test_cards_say_what_people_must_know(kind):
     assert "CC BY 4.0" in run.card.licence and any("not a medical device" in limit for limit in run.card.limits)
     assert run.card.metrics["validation"] and run.card.split.validation
     assert not set(run.card.split.validation) & set(run.card.split.training)
+
+
+def test_the_fast_segmenter_says_what_it_began_with():
+    run = load_run("builtin-fast")
+    card = run.card
+    check_files(run.folder, card)
+    assert card.parents == () and card.training.settings["start"] == "natural"
+    assert (card.training.backend, card.training.precision) == ("tensorflow", "float32")
+    assert card.start is not None and card.start.licence == "Apache-2.0" and len(card.start.digest) == 64
+    assert "CC BY 4.0" in card.licence and "ImageNet" in card.licence and card.start.source in card.licence
+    assert not set(card.split.validation) & set(card.split.training)
+    attribution = (run.folder.parent / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    for words in ("EfficientNet-lite2", "Apache License 2.0", "ImageNet", "by ML Illustrated"):
+        assert words in attribution, words
 
 
 def test_they_stay_small():
@@ -110,8 +129,9 @@ def test_the_licence_lies_beside_the_weights():
 
 
 @pytest.mark.skipif(not IDRID, reason="RETINAL_TL_IDRID does not name the folder of IDRiD")
-def test_segmenter_on_its_validation_photographs():
-    run = load_run("builtin", "segmenter")
+@pytest.mark.parametrize("model", ["builtin", "builtin-fast"])
+def test_segmenter_on_its_validation_photographs(model):
+    run = load_run(model, "segmenter")
     names = {name.removeprefix("idrid:") for name in run.card.split.validation}
     examples = [example for example in read_idrid(Path(IDRID)).examples if example.photo.name in names]
     assert len(examples) == len(names)

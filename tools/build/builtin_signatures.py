@@ -47,7 +47,9 @@ def seen_by(card: Card, examples: Iterable[Example]) -> dict[str, list[str]]:
 
 def write(weights: Path, examples: Sequence[Example]) -> Signatures:
     """Write both files. Raises `SystemExit` if a photograph that a card names is not there."""
-    seen = {kind: seen_by(read_card(weights / kind), examples) for kind in ("classifier", "segmenter")}
+    seen = {
+        name: seen_by(read_card(weights / name), examples) for name in ("classifier", "segmenter", "segmenter_fast")
+    }
     names = sorted({name for parts in seen.values() for part in parts.values() for name in part})
     photos = {one.name: one.photo for one in examples}
     missing = [name for name in names if name not in photos]
