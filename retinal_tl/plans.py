@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from retinal_tl.cards import (
+    BUILTIN,
     ClassifierCard,
     SegmenterCard,
     read_card,
@@ -384,7 +385,9 @@ def _training_lines(plan: Plan) -> list[tuple[str, str]]:
     lines.append(("steps", f"{steps}, {settings.precision} on {plan.backend}, seed {settings.seed}"))
     for parent in plan.parents:
         made = "finished" if parent.card else f"{parent.plan.state if parent.plan else 'new'}, made first"
-        lines.append((parent.role.replace("_", "-"), f"{printable(parent.folder)} ({made})"))
+        packaged = parent.card is not None and parent.folder == run_folder(BUILTIN, parent.card.kind)
+        place = BUILTIN if packaged else printable(parent.folder)
+        lines.append((parent.role.replace("_", "-"), f"{place} ({made})"))
     lines.append(("on disk", _disk_text(plan)))
     return [*lines, ("run", f"{printable(plan.folder)} ({plan.state})")]
 

@@ -1,5 +1,6 @@
 """The models that come with the package: what they say is pinned, so that a later change that hurts them is seen."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import pytest
 
 from retinal_tl import classify, segment
 from retinal_tl.cards import check_files
-from retinal_tl.core import LESIONS
+from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.inference import load_run
+from retinal_tl.leakage import seen_signatures
 from retinal_tl.masks import read_mask
 from retinal_tl.metrics import average_precision, pixel_histogram
+from retinal_tl.plans import plan
 from retinal_tl.readers import read_idrid
-from retinal_tl.synthetic import phantom
+from retinal_tl.synthetic import phantom, write_synthetic
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -98,6 +101,28 @@ def test_the_fast_segmenter_says_what_it_began_with():
     attribution = (run.folder.parent / "ATTRIBUTION.md").read_text(encoding="utf-8")
     for words in ("EfficientNet-lite2", "Apache License 2.0", "ImageNet", "by ML Illustrated"):
         assert words in attribution, words
+
+
+def test_a_training_can_go_on_from_the_package(tmp_path):
+    """`start_run builtin`: its network and scale, its eyes known to the guard, some of its lesions or all."""
+    root = write_synthetic(tmp_path / "eyes", count=8, size=256, seed=4, workers=1)
+    given = dict(data="folder", data_root=str(root), output=str(tmp_path / "runs"), start_run="builtin", validation=0.5)
+    card = load_run("builtin", "segmenter").card
+    for lesion, lesions in (("all", LESIONS), ("exudates", ("exudates",))):
+        made = plan("stage2", given | dict(lesion=lesion))
+        assert (made.settings.encoder, made.settings.width) == (card.encoder, card.width)
+        assert made.settings.diameter == card.preprocessing.diameter and made.lesions == lesions
+        assert [(parent.role, parent.run_id) for parent in made.parents] == [("start", card.run_id)]
+        assert "builtin (finished)" in str(made) and "site-packages" not in str(made)
+    assert len(seen_signatures(made.parents[0].folder)) == len(
+        json.loads((made.parents[0].folder.parent / "seen.json").read_text())["segmenter"]["training"]
+    )
+    with pytest.raises(RetinalError, match="it has width 0.5 where 1.0 is asked for"):
+        plan("stage2", given | dict(width=1))
+    with pytest.raises(RetinalError, match="builtin-fast has no model.keras to go on from"):
+        plan("stage2", given | dict(start_run="builtin-fast"))
+    with pytest.raises(RetinalError, match="begins with start_run or with start"):
+        plan("stage2", given | dict(start="random"))
 
 
 def test_they_stay_small():
