@@ -18,8 +18,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import onnxruntime
 
-from .cards import BUILTIN, ClassifierCard, SegmenterCard, read_card, read_verified, run_folder
-from .core import PhotoWarning, RetinalError, check_name, printable
+from .cards import ClassifierCard, SegmenterCard, read_card, read_verified
+from .core import BUILTIN, PhotoWarning, RetinalError, check_name, printable, run_folder
 from .images import open_photo
 from .metrics import are_probabilities
 from .patches import predict_tiles

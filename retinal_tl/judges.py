@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from .cards import BUILTIN
-from .core import RetinalError, how_many, printable
+from .core import BUILTIN, RetinalError, how_many, printable
 from .datasets import Dataset, Example
 from .inference import Run, load_run
 from .leakage import read_signatures

@@ -19,12 +19,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from .core import RetinalError, file_digest, printable, writing
+from .core import BUILTIN, RetinalError, file_digest, printable, run_folder, writing
 from .images import read_small_photo
 from retinal_tl.signatures import (
     _BAND,
@@ -182,7 +181,7 @@ def open_signatures(
 # %% ../nbs/06_leakage.ipynb #lk-run
 # what a run keeps: of what it has learned from, and of what it was chosen by
 SEEN_FILES = dict(training="signatures.npz", validation="validation_signatures.npz")
-_PACKAGE = Path(str(files("retinal_tl"))) / "weights"
+_PACKAGE = run_folder(BUILTIN).parent
 
 
 def keeps_signatures(
@@ -196,7 +195,7 @@ def keeps_signatures(
 def seen_signatures(
     folder: str | Path,  # of a run, or of a model of the package
     part: str = "training",  # 'training': of what it has learned from; 'validation': of what it was chosen by
-) -> Signatures:
+) -> Signatures:  # read from the file as they are asked for
     "The signatures of the photographs that a run has seen. Raises `RetinalError` if they are missing or damaged."
     folder = Path(folder)
     if folder.parent != _PACKAGE:

@@ -13,15 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from retinal_tl.cards import (
-    BUILTIN,
     ClassifierCard,
     SegmenterCard,
     read_card,
     read_classifier_card,
     read_segmenter_card,
-    run_folder,
 )
-from .core import LESIONS, RetinalError, how_many, printable
+from .core import BUILTIN, LESIONS, RetinalError, how_many, printable, run_folder
 from .datasets import READERS
 from .leakage import Signatures, seen_signatures
 from .natural import WeightsFile, find_natural
