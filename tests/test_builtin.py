@@ -127,7 +127,7 @@ def test_a_training_can_go_on_from_the_package(tmp_path):
 
 def test_they_stay_small():
     files = [path for path in load_run("builtin", "segmenter").folder.parent.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 60e6
+    assert sum(path.stat().st_size for path in files) < 62e6
     assert {path.suffix for path in files} == {".json", ".onnx", ".keras", ".txt", ".md", ".npz"}, (
         "no photograph travels in the package"
     )
