@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .batch import Batch, Task, do_batch, say
-from .core import LESIONS, RetinalError, nearest, printable
+from .core import BUILTIN, LESIONS, RetinalError, nearest, printable
 from .journal import open_journal
 from .photos import Meant, find_photos, folders_of
 from .thresholds import ALL, choose_thresholds, parse_numbers, say_thresholds, threshold_at
@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # at work, each function imports what it needs: the command's
     from retinal_tl.report import ReportPhoto
 
 # %% auto #0
-__all__ = ['ENDS', 'CLASSIFY_COLUMNS', 'BUILTIN', 'SegmentOptions', 'segment_file', 'classify_file', 'model_id',
-           'segment_command', 'classify_command', 'add_segment', 'add_classify']
+__all__ = ['ENDS', 'CLASSIFY_COLUMNS', 'SegmentOptions', 'segment_file', 'classify_file', 'model_id', 'segment_command',
+           'classify_command', 'add_segment', 'add_classify']
 
 # %% ../nbs/47_screening.ipynb #bat-options
 @dataclass(frozen=True)
@@ -130,9 +130,6 @@ def model_id(
     return hashlib.sha256(json.dumps(card_to_json(run.card), sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../nbs/47_screening.ipynb #cell-30
-BUILTIN = "builtin"  # the models that come with the package
-
-
 def segment_command(
     arguments: argparse.Namespace,  # photo, model, output, threshold, sensitivity, lesion, format, report and others
 ) -> int:  # exit status

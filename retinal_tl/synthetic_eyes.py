@@ -112,7 +112,7 @@ def brighten(
     color: Sequence[float],  # share of the missing light that full ink adds to red, green, blue
 ) -> np.ndarray:  # float32 (height, width, 3)
     "Lay something pale over a scene."
-    painted = np.empty_like(scene)  # one color at a time: six times as fast as all three by broadcasting
+    painted = np.empty_like(scene)  # one color at a time: broadcasting over three values is slow
     for i, share in enumerate(_three(color)):
         painted[..., i] = ink * share * (1 - scene[..., i]) + scene[..., i]
     return painted

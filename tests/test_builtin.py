@@ -25,7 +25,7 @@ SEGMENTER = {
     11: dict(exudates=0.002884, hemorrhages=0.004174, microaneurysms=8.547e-05, soft_exudates=4.696e-06),
     12: dict(exudates=0.004074, hemorrhages=0.009503, microaneurysms=6.829e-05, soft_exudates=2.891e-05),
 }
-FAST = {
+FAST = {  # as measured when it landed (2026-11-29)
     11: dict(exudates=0.0007131, hemorrhages=0.0001366, microaneurysms=3.681e-05, soft_exudates=2.511e-05),
     12: dict(exudates=0.002567, hemorrhages=0.0009079, microaneurysms=3.816e-05, soft_exudates=4.097e-05),
 }
