@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HALF_TOLERANCE', 'LICENCE', 'LIMITS', 'halve_weights', 'halve_keras', 'pack_run', 'judge_graded', 'land',
-           'licence_of']
+           'licence_of', 'pack_joined']
 
 # %% ../nbs/43_builtin.ipynb #07819d8a
 import io
@@ -168,11 +168,10 @@ def judge_graded(
 # %% ../nbs/43_builtin.ipynb #c0c2b6ef
 def land(
     stage1: str | Path,  # a finished run of stage 1
-    stage2: str | Path,  # a finished run of stage 2
-    weights: str | Path,  # folder that gets `classifier`, `segmenter` and, if given, `segmenter_fast`
+    stage2: str | Path,  # a finished run of stage 2, joined or not
+    weights: str | Path,  # folder that gets `classifier` and `segmenter`
     photos: str | Path,  # a folder with a photograph in it or below, to compare on
     graded: dict | None = None,  # of `judge_graded`; its threshold becomes the classifier's
-    fast: str | Path | None = None,  # a finished run of stage 2 that becomes `builtin-fast`
 ) -> dict[str, float]:  # folder → largest difference that 16-bit weights make
     "The runs as built-in models. Raises `RetinalError` as `pack_run` does, and where there is no photograph."
     photo = next((path for path in sorted(Path(photos).rglob("*.jpg"))), None)
@@ -189,11 +188,11 @@ def land(
     weights = Path(weights)
     packing: list[tuple[str, str | Path, Card, dict]]
     packing = [("classifier", stage1, classifier, judged), ("segmenter", stage2, segmenter, {})]
-    packing += [] if fast is None else [("segmenter_fast", fast, read_segmenter_card(fast, "fast"), {})]
     differences = {}
     for name, folder, card, changes in packing:
+        pack = pack_joined if getattr(card, "members", ()) else pack_run
         changes = said | changes | dict(licence=licence_of(card))
-        differences[name] = pack_run(folder, weights / name, _tiles(photo, card), changes, name != "segmenter_fast")
+        differences[name] = pack(folder, weights / name, _tiles(photo, card), changes)
     return differences
 
 
@@ -213,3 +212,28 @@ def _tiles(photo: Path, card: Card) -> np.ndarray:
     image, side = prepare(read_photo(photo), card.preprocessing).image, card.tile
     places = [(len(image) - side) // 2, (len(image) - side) // 4]
     return np.stack([image[place : place + side, place : place + side] for place in places]).astype(np.float32)
+
+# %% ../nbs/43_builtin.ipynb #bi-joined
+def pack_joined(
+    folder: str | Path,  # a joined run, finished
+    target: str | Path,  # folder of the packed run; replaced
+    tiles: np.ndarray,  # as in `pack_run`
+    changes: Mapping[str, Any] | None = None,  # fields of all its cards given anew; the licence is each one's own
+) -> float:  # the largest difference of a probability that any member gives on the tiles
+    "A joined run as it travels in the package. Raises `RetinalError` as `pack_run` does."
+    folder, target, changes = Path(folder), Path(target), dict(changes or {})
+    card, differences = read_segmenter_card(folder, "the joined run"), []
+    if not card.members:
+        raise RetinalError(f"{printable(folder)} is not a joined run: give one that `join_runs` made.")
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        packed = Path(temporary) / "packed"
+        packed.mkdir()
+        for place, name in enumerate(card.members):
+            own = changes | dict(licence=licence_of(read_card(folder / name)))
+            differences.append(pack_run(folder / name, packed / name, tiles, own, trainable=place == 0))
+        files = {f"{name}/model.onnx": file_digest(packed / name / "model.onnx") for name in card.members}
+        write_card(packed, replace(card, **changes | dict(files=files)))
+        if target.exists():
+            shutil.rmtree(target)
+        packed.rename(target)
+    return max(differences)

@@ -29,7 +29,7 @@ from .preprocess import CLAHE_MODES, Preprocessing
 SCHEMA_VERSION = 2
 STATUSES = ("training", "trained", "finished")
 FLIPS = ("none", "half_turn", "all")
-ROLES = ("stage1", "start", "pseudo_labels")
+ROLES = ("stage1", "start", "pseudo_labels", "member")
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class TrainingFacts:
 class Parent:
     "An earlier run that this one was built on."
 
-    role: str  # what it gave: 'stage1' an encoder, 'start' all weights, 'pseudo_labels' maps to learn from
+    role: str  # what it gave: 'stage1' an encoder, 'start' all weights, 'pseudo_labels' maps, 'member' itself
     name: str  # of its folder
     run_id: str  # of its card
     kind: str  # 'classifier' or 'segmenter'
-    model: str  # SHA-256 digest of its model.keras
+    model: str  # SHA-256 digest of its model.keras, or of its network where no training goes on from it
     data: str  # name of its data set
     seconds: float  # its training took
     encoder: str  # its architecture
@@ -111,7 +111,7 @@ class Card:
     run_id: str  # a digest of all that makes the training what it is
     created: str  # ISO 8601 time
     status: str = "training"  # 'trained' once the weights are there, 'finished' once they are judged
-    encoder: str  # one of `ENCODERS`
+    encoder: str  # one of `ENCODERS`; those of a joined run with + between them
     width: float  # multiplies the channels of every layer
     preprocessing: Preprocessing  # all that changes a pixel before the network sees it
     tile: int  # side of the network's input, pixels
@@ -131,6 +131,12 @@ class Card:
 
     def __post_init__(self):
         _make_plain(self)
+
+    @property
+    def network(self) -> str:  # 64 hexadecimal digits
+        "What tells its network from any other: the digest of `model.onnx`, or of the digests of a joined run's."
+        digests = [digest for name, digest in sorted(self.files.items()) if name.endswith("model.onnx")]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +163,7 @@ class SegmenterCard(Card):
     transfer: str  # how it came by its encoder, one of `TRANSFERS`
     decoder: str = "each"  # kinds of lesion have a decoder `each`, or one that they have `shared`
     flips: str = "none"  # maps are the mean over the crop and: 'half_turn' its half turn, 'all' its three mirror images
+    members: tuple[str, ...] = ()  # of a joined run: folders in its own, of the runs that it asks; see `join_runs`
     thresholds: Mapping[str, float | None] = field(default_factory=dict)  # lesion → at least this probability is found
     metrics: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)  # part → lesion → its result
 
@@ -172,25 +179,16 @@ def parent_of(
     role: str,  # one of `ROLES`
 ) -> Parent:  # for the card of the run that is built on it
     "What a card remembers of an earlier run. Raises `RetinalError` if that one holds no model to build on."
-    if "model.keras" not in card.files:
+    if role not in ("pseudo_labels", "member") and "model.keras" not in card.files:
         raise RetinalError(f"The run {printable(card.name)} holds no model.keras, so no other run can be built on it.")
+    same: dict[str, Any] = {name: getattr(card, name) for name in ("name", "run_id", "kind", "encoder")}
+    same |= dict(data=card.data.name, training_eyes=card.data.training_eyes, seconds=card.training.seconds)
     seed = card.training.settings.get("seed")
     judged = card.metrics.get("validation", {}) if isinstance(card, ClassifierCard) else {}
-    low, high = judged.get("auc_interval") or (None, None)
-    return Parent(
-        role=role,
-        name=card.name,
-        run_id=card.run_id,
-        kind=card.kind,
-        model=card.files["model.keras"],
-        data=card.data.name,
-        seconds=card.training.seconds,
-        encoder=card.encoder,
-        training_eyes=card.data.training_eyes,
-        auc=judged.get("auc"),
-        auc_interval=None if low is None or high is None else (low, high),
-        seed=seed if isinstance(seed, int) else None,
-    )
+    ends = judged.get("auc_interval") or (None,)
+    judged = dict(auc=judged.get("auc"), auc_interval=None if None in ends else tuple(ends))
+    judged |= dict(seed=seed if isinstance(seed, int) else None)
+    return Parent(role=role, model=card.files.get("model.keras", card.network), **same, **judged)
 
 # %% ../nbs/24_cards.ipynb #cell-6
 MAX_CARD_BYTES = 16 * 2**20  # a split of 100,000 photographs takes 3 MiB
@@ -201,7 +199,9 @@ _LIMITS: dict[str, dict] = {  # of fields by name, or by class and name where th
     "schema_version": {"const": SCHEMA_VERSION},
     "run_id": {"pattern": r"^[\w-]{1,64}$(?!\n)"},
     "status": {"enum": list(STATUSES)},
-    **dict.fromkeys(("encoder", "pooling", "transfer", "decoder"), _word),
+    **dict.fromkeys(("pooling", "transfer", "decoder"), _word),
+    "encoder": {"pattern": r"^[A-Za-z]\w*(\+[A-Za-z]\w*)*$(?!\n)"},
+    "members": {"items": {"type": "string"} | _word, "uniqueItems": True, "maxItems": 16},
     "width": {"exclusiveMinimum": 0, "maximum": 4},
     "diameter": {"minimum": 32, "maximum": 8192},
     "clahe": {"enum": list(CLAHE_MODES)},
@@ -226,7 +226,7 @@ _LIMITS: dict[str, dict] = {  # of fields by name, or by class and name where th
         "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}} | _lesion_names
     },
 }
-_OPTIONAL = {"export", "clip_limit", "tiles", "decoder", "start"}
+_OPTIONAL = {"export", "clip_limit", "tiles", "decoder", "start", "members"}
 
 # %% ../nbs/24_cards.ipynb #cell-7
 def _schema_of(kind: Any) -> dict:
@@ -407,7 +407,7 @@ def read_segmenter_card(
     what: str = "start_run",  # the parameter that it was given for
 ) -> SegmenterCard:  # of a finished run
     "The card of a run of stage 2. Raises `RetinalError` as `read_card` does, and for a run of stage 1."
-    card = read_card(run_folder(folder))
+    card = read_card(run_folder(folder, "start" if what == "start_run" else "segmenter"))
     if not isinstance(card, SegmenterCard):
         raise RetinalError(f"{printable(folder)} is a {card.kind}; give a run of stage 2 as {what}.")
     return card

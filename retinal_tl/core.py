@@ -170,19 +170,26 @@ def write_text(
 
 # %% ../nbs/00_core.ipynb #core-builtin
 BUILTIN = "builtin"  # what stands for a run folder where a model of the package is meant
-FAST = "builtin-fast"  # the same, for a smaller segmenter
+FAST = "builtin-fast"  # the same, for the smaller one of the two networks of the segmenter
+_PLACES = {  # name and kind → folder below `weights`
+    (BUILTIN, "classifier"): "classifier",
+    (BUILTIN, "segmenter"): "segmenter",
+    (BUILTIN, "start"): "segmenter/vgg16",
+    (FAST, "segmenter"): "segmenter/efficientnet_lite2",
+    (FAST, "start"): "segmenter/efficientnet_lite2",
+}
 
 
 def run_folder(
     place: str | Path,  # a run folder, `builtin` or `builtin-fast`
-    kind: str = "segmenter",  # which of the package's models, 'segmenter' or 'classifier'
+    kind: str = "segmenter",  # 'segmenter', 'classifier', or 'start': a segmenter from which a training goes on
 ) -> Path:  # which need not be there, if it is not the package's
     "The folder of a run, also of one that is part of the package. Raises `RetinalError` for one that is not there."
     if str(place) not in (BUILTIN, FAST):
         return Path(place)
-    if str(place) == FAST and kind != "segmenter":
-        raise RetinalError(f"{FAST} outlines lesions, and a {kind} is needed: give {BUILTIN}.")
-    return Path(str(files("retinal_tl"))) / "weights" / (kind if str(place) == BUILTIN else f"{kind}_fast")
+    if (str(place), kind) not in _PLACES:
+        raise RetinalError(f"{place} outlines lesions, and a {kind} is needed: give {BUILTIN}.")
+    return Path(str(files("retinal_tl"))) / "weights" / _PLACES[str(place), kind]
 
 # %% ../nbs/00_core.ipynb #core-hold
 @contextlib.contextmanager

@@ -169,7 +169,7 @@ def counts_key(
     masks = {lesion: None if mask is None else _mask_digest(mask) for lesion, mask in outlined.items()}
     card = run.card
     use = [asdict(card.preprocessing), card.tile, card.overlap, getattr(card, "flips", ""), run.thresholds]
-    parts = [_WAY, digest or file_digest(example.photo), masks, card.files["model.onnx"], use]
+    parts = [_WAY, digest or file_digest(example.photo), masks, card.network, use]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

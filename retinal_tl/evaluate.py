@@ -266,7 +266,7 @@ def _about(run: Run) -> dict[str, Any]:
         name=printable(card.name),
         kind=card.kind,
         run_id=card.run_id,
-        digest=card.files["model.onnx"],
+        digest=card.network,
         trained_on=card.data.name,
         thresholds=run.thresholds or {"": run.threshold},
         licence=card.licence.rstrip("."),

@@ -85,9 +85,7 @@ def find_lesions(
 
 def _models(runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
     "For each lesion the name of the model that outlines it, and the beginning of its network's digest."
-    return {
-        lesion: (run.card.name, run.card.files.get("model.onnx", "")[:12]) for run in runs for lesion in run.lesions
-    }
+    return {lesion: (run.card.name, run.card.network[:12]) for run in runs for lesion in run.lesions}
 
 
 @contextmanager

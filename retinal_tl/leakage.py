@@ -189,7 +189,7 @@ def keeps_signatures(
     part: str = "training",  # as in `seen_signatures`
 ) -> bool:
     "Whether a run can say what it has seen."
-    return Path(folder).parent == _PACKAGE or (Path(folder) / SEEN_FILES[part]).is_file()
+    return Path(folder).is_relative_to(_PACKAGE) or (Path(folder) / SEEN_FILES[part]).is_file()
 
 
 def seen_signatures(
@@ -198,10 +198,10 @@ def seen_signatures(
 ) -> Signatures:  # read from the file as they are asked for
     "The signatures of the photographs that a run has seen. Raises `RetinalError` if they are missing or damaged."
     folder = Path(folder)
-    if folder.parent != _PACKAGE:
+    if not folder.is_relative_to(_PACKAGE):
         return open_signatures(folder / SEEN_FILES[part])
     listed = json.loads((_PACKAGE / "seen.json").read_text(encoding="utf-8"))
-    return open_signatures(_PACKAGE / "signatures.npz").only(listed[folder.name][part])
+    return open_signatures(_PACKAGE / "signatures.npz").only(listed[folder.relative_to(_PACKAGE).as_posix()][part])
 
 # %% ../nbs/06_leakage.ipynb #cell-37
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ def _start_parent(settings: Stage2) -> ParentRun | None:
     "The run whose weights this one begins with. Raises unless it has the network that the settings ask for."
     if settings.start_run is None:
         return None
-    folder = run_folder(settings.start_run)
+    folder = run_folder(settings.start_run, "start")
     card = read_segmenter_card(folder, "start_run")
     asked = dict(encoder=settings.encoder, width=settings.width, decoder=settings.decoder)
     found = dict(encoder=card.encoder, width=card.width, decoder=card.decoder)
@@ -383,7 +383,7 @@ def _training_lines(plan: Plan) -> list[tuple[str, str]]:
     lines.append(("steps", f"{steps}, {settings.precision} on {plan.backend}, seed {settings.seed}"))
     for parent in plan.parents:
         made = "finished" if parent.card else f"{parent.plan.state if parent.plan else 'new'}, made first"
-        packaged = parent.card is not None and parent.folder == run_folder(BUILTIN, parent.card.kind)
+        packaged = parent.folder in [run_folder(BUILTIN, kind) for kind in ("classifier", "segmenter", "start")]
         place = BUILTIN if packaged else printable(parent.folder)
         lines.append((parent.role.replace("_", "-"), f"{place} ({made})"))
     lines.append(("on disk", _disk_text(plan)))

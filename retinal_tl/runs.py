@@ -33,7 +33,7 @@ from .cards import ClassifierCard, SegmenterCard, read_card, read_segmenter_card
 from .core import RetinalError, check_name, file_digest, how_many, printable, quiet
 from .datasets import Dataset, Example
 from .images import write_png
-from .inference import classify_prepared, crop_maps
+from .inference import Run, classify_prepared, crop_maps, open_members
 from .judging import area_over_tiles, area_under_roc, judge_classifier, judge_segmenter
 from retinal_tl.leakage import (
     SEEN_FILES,
@@ -162,13 +162,13 @@ def _pseudo_labelled(examples: Sequence[Example], plan: Plan, card: SegmenterCar
     parent = plan.parent("pseudo_labels")
     assert parent is not None
     theirs = read_segmenter_card(parent.folder, "pseudo_label_run")
-    predict = _engine().run_predictor(parent.folder)
+    predict, threads = _predictor(parent.folder, theirs)
     return pseudo_label_sources(
         examples,
         lambda prepared: crop_maps(prepared, predict, theirs),
         card.preprocessing,
         cache_of(plan.settings),
-        _engine().prediction_threads(),
+        threads,
     )
 
 # %% ../nbs/35b_runs.ipynb #runs-begin
@@ -303,14 +303,21 @@ def _judged(
     report: Callable[[str], None],
 ) -> Path:
     "The folder of a trained run, with its figures in it."
-    predict = _engine().run_predictor(folder)
+    predict, threads = _predictor(folder, card)
     if isinstance(card, SegmenterCard):
-        card = judge_segmenter(card, examples, predict, cache, folder, _engine().prediction_threads())
+        card = judge_segmenter(card, examples, predict, cache, folder, threads)
     else:
-        card = judge_classifier(card, examples, predict, cache, _engine().prediction_threads())
+        card = judge_classifier(card, examples, predict, cache, threads)
     write_card(folder, replace(card, status="finished"))
     report(f"{printable(folder)}: {_figures(card)} on {how_many(len(examples[0]), 'validation photograph')}.")
     return folder
+
+
+def _predictor(folder: Path, card: ClassifierCard | SegmenterCard) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
+    "The network of a trained run, or those of a joined one; and in how many threads it is asked."
+    if isinstance(card, SegmenterCard) and card.members:
+        return Run(folder, card, None, open_members(folder, card)).predict, 1
+    return _engine().run_predictor(folder), _engine().prediction_threads()
 
 
 def _figures(card: ClassifierCard | SegmenterCard) -> str:
@@ -385,7 +392,7 @@ IN_USE = ("tile", "overlap", "flips")  # what of a card can change after trainin
 
 
 def complete_run(
-    folder: str | Path,  # a finished run
+    folder: str | Path,  # a finished run, or a joined one
     data: str,  # see `Stage2`: where its validation photographs are
     data_root: str | Path | None = None,  # see `Stage2`
     csv: str | Path | None = None,  # see `Stage2`
@@ -393,12 +400,15 @@ def complete_run(
     **use: Any,  # entries of the card that are to be others, see `IN_USE`
 ) -> Path:  # the folder, changed
     "Add the ONNX file that JAX cannot write, and measure a segmenter anew, as it will be used. Raises `RetinalError`."
-    folder, card = Path(folder), read_card(folder)
+    folder, card = Path(folder), read_card(folder, finished=False)
+    joined = bool(getattr(card, "members", ()))
+    if not joined:
+        card = read_card(folder)  # which is finished, or says that it is not
     for name in use:
         check_name("setting in use", name, IN_USE)
     examples = _examples_of(card, folder, open_data(data, data_root, csv))
     cache = folder.parent / "cache"
-    if not (folder / "model.onnx").exists():
+    if not joined and not (folder / "model.onnx").exists():
         _engine().prepare_engine()
         from retinal_tl.model_files import load_weights, save_onnx
 

@@ -350,7 +350,7 @@ def add_segment(
     model = "run folder of stage 2; repeat it for other lesions (default: builtin; builtin-fast: sooner)"
     lesion = "which lesions of those that the models know (default: all)"
     format = "; ".join(f"{name}: {writer.about}" for name, writer in WRITERS.items()) + " (default: png)"
-    quality = "fast looks at a photograph once, best at four mirror images of it (default: standard, as the card says)"
+    quality = "fast looks once, with the smaller network of several; best looks twice as often as the card says"
     overlay = f"{', '.join(OVERLAYS)} (default: jpeg where there are maps, or nothing else)"
     add, yes_or_no = parser.add_argument, argparse.BooleanOptionalAction
     add("--model", action="append", metavar="RUN", help=model)

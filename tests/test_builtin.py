@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from retinal_tl import classify, segment
-from retinal_tl.cards import check_files
-from retinal_tl.core import LESIONS, RetinalError
-from retinal_tl.inference import load_run
+from retinal_tl.cards import check_files, read_card
+from retinal_tl.core import LESIONS, RetinalError, run_folder
+from retinal_tl.inference import at_quality, load_run
 from retinal_tl.leakage import seen_signatures
 from retinal_tl.masks import read_mask
 from retinal_tl.metrics import average_precision, pixel_histogram
@@ -20,15 +20,14 @@ from retinal_tl.synthetic import phantom, write_synthetic
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-# Mean probability over a phantom of 700 pixels, as measured when the models landed (2026-11-26).
-SEGMENTER = {
-    11: dict(exudates=0.002884, hemorrhages=0.004174, microaneurysms=8.547e-05, soft_exudates=4.696e-06),
-    12: dict(exudates=0.004074, hemorrhages=0.009503, microaneurysms=6.829e-05, soft_exudates=2.891e-05),
+# Mean probability over a phantom of 700 pixels, as measured when the models landed: both together (2026-11-29), the
+# large one (2026-11-26), the fast one (2026-11-29).
+JOINED = {
+    11: dict(exudates=0.001029, hemorrhages=0.001302, microaneurysms=5.854e-05, soft_exudates=1.278e-05),
+    12: dict(exudates=0.002968, hemorrhages=0.00322, microaneurysms=4.41e-05, soft_exudates=1.644e-05),
 }
-FAST = {  # as measured when it landed (2026-11-29)
-    11: dict(exudates=0.0007131, hemorrhages=0.0001366, microaneurysms=3.681e-05, soft_exudates=2.511e-05),
-    12: dict(exudates=0.002567, hemorrhages=0.0009079, microaneurysms=3.816e-05, soft_exudates=4.097e-05),
-}
+LARGE = {12: dict(exudates=0.004074, hemorrhages=0.009503, microaneurysms=6.829e-05, soft_exudates=2.891e-05)}
+FAST = {11: dict(exudates=0.0007131, hemorrhages=0.0001366, microaneurysms=3.681e-05, soft_exudates=2.511e-05)}
 CLASSIFIER = {17: 0.704, 18: 0.513, 20: 0.245}
 IDRID = os.environ.get("RETINAL_TL_IDRID")
 
@@ -37,19 +36,25 @@ def eye(seed):
     return phantom(seed, size=700).photo
 
 
-@pytest.mark.parametrize("seed", SEGMENTER)
-def test_segmenter_on_phantoms(seed):
-    maps = segment(eye(seed))
+@pytest.mark.parametrize("model, seed", [("builtin", 11), ("builtin", 12), ("its large one", 12), ("builtin-fast", 11)])
+def test_segmenters_on_phantoms(model, seed):
+    pinned = {"builtin": JOINED, "its large one": LARGE, "builtin-fast": FAST}[model]
+    maps = segment(eye(seed), run_folder("builtin", "start") if model == "its large one" else model)
     assert set(maps) == set(LESIONS)
-    for lesion, expected in SEGMENTER[seed].items():
+    for lesion, expected in pinned[seed].items():
         assert float(maps[lesion].mean()) == pytest.approx(expected, rel=0.03, abs=1e-5), lesion
 
 
-@pytest.mark.parametrize("seed", FAST)
-def test_fast_segmenter_on_phantoms(seed):
-    maps = segment(eye(seed), "builtin-fast")
-    for lesion, expected in FAST[seed].items():
-        assert float(maps[lesion].mean()) == pytest.approx(expected, rel=0.03, abs=1e-5), lesion
+def test_builtin_asks_two_networks():
+    """Members are part of its files; `fast` asks the one that is `builtin-fast`."""
+    run = load_run("builtin")
+    assert [member.folder for member in run.members] == [run_folder("builtin", "start"), run_folder("builtin-fast")]
+    assert at_quality(run, "fast").folder == run_folder("builtin-fast")
+    assert set(run.card.files) == {f"{name}/model.onnx" for name in run.card.members}
+    for member in run.members:
+        assert set(member.card.split.training) <= set(run.card.split.training)
+        assert set(run.card.split.validation) <= set(member.card.split.validation)
+    assert {parent.role for parent in run.card.parents[:2]} == {"member"} and "ImageNet" in run.card.licence
 
 
 @pytest.mark.parametrize("seed", CLASSIFIER)
@@ -57,10 +62,10 @@ def test_classifier_on_phantoms(seed):
     assert classify(eye(seed)) == pytest.approx(CLASSIFIER[seed], abs=0.02)
 
 
-@pytest.mark.parametrize("kind", ["segmenter", "classifier"])
+@pytest.mark.parametrize("kind", ["start", "classifier"])
 def test_cards_say_how_the_models_were_trained(kind):
     """A card that says 'precision: auto' cannot be repeated on another machine."""
-    training = load_run("builtin", kind).card.training
+    training = read_card(run_folder("builtin", kind)).training
     assert (training.backend, training.precision) == ("jax", "mixed_bfloat16")
     assert training.seconds > 0 and training.epochs == training.settings["epochs"]
 
@@ -75,7 +80,7 @@ def test_names_in_the_cards_can_be_found_again():
 
 
 def test_the_segmenter_names_the_classifier_that_it_began_with():
-    segmenter, classifier = (load_run("builtin", kind).card for kind in ("segmenter", "classifier"))
+    segmenter, classifier = (read_card(run_folder("builtin", kind)) for kind in ("start", "classifier"))
     assert [parent.role for parent in segmenter.parents] == ["stage1", "start", "pseudo_labels"]
     assert segmenter.parents[0].run_id == classifier.run_id == classifier.name[-8:]
 
@@ -98,7 +103,7 @@ def test_the_fast_segmenter_says_what_it_began_with():
     assert card.start is not None and card.start.licence == "Apache-2.0" and len(card.start.digest) == 64
     assert "CC BY 4.0" in card.licence and "ImageNet" in card.licence and card.start.source in card.licence
     assert not set(card.split.validation) & set(card.split.training)
-    attribution = (run.folder.parent / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    attribution = (run_folder("builtin").parent / "ATTRIBUTION.md").read_text(encoding="utf-8")
     for words in ("EfficientNet-lite2", "Apache License 2.0", "ImageNet", "by ML Illustrated"):
         assert words in attribution, words
 
@@ -107,7 +112,7 @@ def test_a_training_can_go_on_from_the_package(tmp_path):
     """`start_run builtin`: its network and scale, its eyes known to the guard, some of its lesions or all."""
     root = write_synthetic(tmp_path / "eyes", count=8, size=256, seed=4, workers=1)
     given = dict(data="folder", data_root=str(root), output=str(tmp_path / "runs"), start_run="builtin", validation=0.5)
-    card = load_run("builtin", "segmenter").card
+    card = read_card(run_folder("builtin", "start"))
     for lesion, lesions in (("all", LESIONS), ("exudates", ("exudates",))):
         made = plan("stage2", given | dict(lesion=lesion))
         assert (made.settings.encoder, made.settings.width) == (card.encoder, card.width)
@@ -115,7 +120,7 @@ def test_a_training_can_go_on_from_the_package(tmp_path):
         assert [(parent.role, parent.run_id) for parent in made.parents] == [("start", card.run_id)]
         assert "builtin (finished)" in str(made) and "site-packages" not in str(made)
     assert len(seen_signatures(made.parents[0].folder)) == len(
-        json.loads((made.parents[0].folder.parent / "seen.json").read_text())["segmenter"]["training"]
+        json.loads((run_folder("builtin").parent / "seen.json").read_text())["segmenter/vgg16"]["training"]
     )
     with pytest.raises(RetinalError, match="it has width 0.5 where 1.0 is asked for"):
         plan("stage2", given | dict(width=1))
@@ -154,7 +159,7 @@ def test_the_licence_lies_beside_the_weights():
 
 
 @pytest.mark.skipif(not IDRID, reason="RETINAL_TL_IDRID does not name the folder of IDRiD")
-@pytest.mark.parametrize("model", ["builtin", "builtin-fast"])
+@pytest.mark.parametrize("model", ["builtin", run_folder("builtin", "start"), "builtin-fast"])
 def test_segmenter_on_its_validation_photographs(model):
     run = load_run(model, "segmenter")
     names = {name.removeprefix("idrid:") for name in run.card.split.validation}

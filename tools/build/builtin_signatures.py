@@ -47,9 +47,8 @@ def seen_by(card: Card, examples: Iterable[Example]) -> dict[str, list[str]]:
 
 def write(weights: Path, examples: Sequence[Example]) -> Signatures:
     """Write both files. Raises `SystemExit` if a photograph that a card names is not there."""
-    seen = {
-        name: seen_by(read_card(weights / name), examples) for name in ("classifier", "segmenter", "segmenter_fast")
-    }
+    folders = sorted(path.parent for path in weights.rglob("card.json"))
+    seen = {folder.relative_to(weights).as_posix(): seen_by(read_card(folder), examples) for folder in folders}
     names = sorted({name for parts in seen.values() for part in parts.values() for name in part})
     photos = {one.name: one.photo for one in examples}
     missing = [name for name in names if name not in photos]
