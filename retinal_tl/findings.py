@@ -145,6 +145,7 @@ GROUPS: dict[tuple[str, ...], Group] = {
     PLACE_COLUMNS: _places,
     ("modality", "pixel_height_mm", "pixel_width_mm"): _about_file,
 }  # names of columns → the function that gives their cells, as `Group` has it
+_OF_PHOTO = {_about_photo, _about_file, _places}  # the same for each lesion, so asked once
 COLUMNS = (
     *("photo", "lesion", "area_pixels", "count", "share_of_field", "threshold"),
     *(name for names in GROUPS for name in names),
@@ -157,12 +158,12 @@ def lesion_rows(
     thresholds: Mapping[str, float],  # lesion → 0..1, at which the masks were made
 ) -> list[dict]:  # a row for each lesion, see `COLUMNS`
     "How much of each lesion there is."
-    rows = []
+    rows, of_all = [], {group: group(found, masks, "") for group in GROUPS.values() if group in _OF_PHOTO}
     for lesion, mask in masks.items():
         row = dict(photo=found.name, lesion=lesion, **measure(mask, found.field))
         row |= dict(threshold=float(f"{thresholds[lesion]:.6g}"))
         for group in GROUPS.values():
-            row |= group(found, masks, lesion)
+            row |= of_all[group] if group in of_all else group(found, masks, lesion)
         rows.append(row)
     return rows
 

@@ -12,8 +12,6 @@ import json
 import re
 import tempfile
 import zipfile
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -22,6 +20,7 @@ import numpy as np
 from .cards import ClassifierCard, SegmenterCard, read_card, read_verified
 from .classifier import build_classifier
 from .core import RetinalError, file_digest, printable, quiet, writing
+from .network_files import for_engine
 from .segmenter import build_segmenter
 
 # %% ../nbs/28_model_files.ipynb #mf-build
@@ -90,7 +89,7 @@ def write_onnx(
     with writing(path) as temporary:
         with quiet():
             model.export(str(temporary), format="onnx", verbose=False)
-        Path(temporary).write_bytes(_ordered(_with_resizes(Path(temporary).read_bytes())))
+        Path(temporary).write_bytes(for_engine(Path(temporary).read_bytes()))
 
 
 def onnx_difference(
@@ -104,122 +103,6 @@ def onnx_difference(
     session = onnxruntime.InferenceSession(Path(path).read_bytes(), providers=["CPUExecutionProvider"])
     answer = session.run(None, {session.get_inputs()[0].name: tiles})[0]
     return float(np.abs(answer - keras.ops.convert_to_numpy(model(tiles, training=False))).max())
-
-# %% ../nbs/28_model_files.ipynb #mf-resize
-# How the converter writes a map that is twice as large, last step first, with what each step is given.
-_LONG_WAY = (
-    ("Reshape", None),
-    ("Tile", (1, 1, 1, 2, 1)),  # every column twice
-    ("Unsqueeze", (3,)),
-    ("Reshape", None),
-    ("Transpose", (0, 2, 3, 4, 1)),
-    ("Tile", (1, 1, 1, 2, 1)),  # every row twice
-    ("Unsqueeze", (3,)),
-)
-_TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # where the channels go
-
-
-def _given(node, weights: Mapping[str, np.ndarray]) -> tuple[int, ...]:
-    "What a step of `_LONG_WAY` is given beside a map."
-    import onnx
-
-    if node.op_type == "Transpose":
-        return tuple(onnx.helper.get_attribute_value(node.attribute[0]))
-    values = weights.get(node.input[1]) if len(node.input) > 1 else None
-    return () if values is None else tuple(values.ravel().tolist())
-
-
-def _half_the_size(
-    node,  # of an ONNX graph
-    makers: Mapping,  # name → the node that gives it
-    weights: Mapping[str, np.ndarray],  # name → constant
-) -> str | None:  # name of a map with the channels first; none where the node is not the end of the long way
-    "The map that a node gives at twice the size, with the channels last."
-    name = node.output[0]
-    for kind, given in _LONG_WAY:
-        maker = makers.get(name)
-        if maker is None or maker.op_type != kind or given not in (None, _given(maker, weights)):
-            return None
-        name = maker.input[0]
-    return name
-
-# %% ../nbs/28_model_files.ipynb #mf-resize-2
-def _with_resizes(contents: bytes) -> bytes:
-    "An ONNX file in which every long way to a doubled map is one `Resize`."
-    import onnx
-
-    model = onnx.load_from_string(contents)
-    graph, make = model.graph, onnx.helper.make_node
-    makers = {name: node for node in graph.node for name in node.output}
-    weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in graph.initializer}
-    halves = [(node, _half_the_size(node, makers, weights)) for node in graph.node]
-    twice = onnx.numpy_helper.from_array(np.array((1, 1, 2, 2), np.float32), "twice")
-    for node, half in halves:
-        if half is not None:
-            doubled = f"{node.output[0]}/doubled"
-            how = dict(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
-            graph.node.append(make("Resize", [half, "", twice.name], [doubled], **how))
-            node.CopyFrom(make("Transpose", [doubled], list(node.output), perm=_TO_LAST))
-    if any(half is not None for _, half in halves):
-        graph.initializer.append(twice)
-    _without_turns(graph)
-    return model.SerializeToString()
-
-
-def _without_turns(graph) -> None:
-    "Take out each turn of the layout that undoes the one before it; the first may still be needed elsewhere."
-    last = {node.output[0]: node.input[0] for node in graph.node if _turns(node, _TO_LAST)}
-    back = [node for node in graph.node if _turns(node, _TO_FIRST) and node.input[0] in last]
-    undone = {node.output[0]: last[node.input[0]] for node in back}
-    for node in graph.node:
-        node.input[:] = [undone.get(name, name) for name in node.input]
-
-
-def _turns(node, places: tuple[int, ...]) -> bool:
-    "Does a node turn the layout in this way?"
-    return node.op_type == "Transpose" and _given(node, {}) == places
-
-# %% ../nbs/28_model_files.ipynb #de2a8645
-def _ordered(contents: bytes) -> bytes:
-    "An ONNX file with its nodes and weights in the order in which the outputs need them, and named by it."
-    import onnx
-
-    model = onnx.load_from_string(contents)
-    graph = model.graph
-    times: Counter[str] = Counter()
-    nodes, weights = _needed_first(graph), {weight.name: weight for weight in graph.initializer}
-    names = {tensor.name: tensor.name for tensor in (*graph.input, *graph.output)}  # old → new
-    for node in nodes:
-        times[node.op_type] += 1
-        # not by the layer's name: of equal parts of two decoders the converter keeps one, by chance this or that
-        node.name = f"{node.op_type}_{times[node.op_type]}"
-        for place, name in enumerate(node.input):
-            if name in weights:
-                names.setdefault(name, f"{node.name}/input{place}")
-        for place, name in enumerate(node.output):
-            names.setdefault(name, f"{node.name}:{place}")
-        node.input[:], node.output[:] = ([names.get(name, name) for name in side] for side in (node.input, node.output))
-    kept = [weights[name] for name in names if name in weights]
-    for weight in kept:
-        weight.name = names[weight.name]
-    graph.CopyFrom(onnx.helper.make_graph(nodes, graph.name, graph.input, graph.output, kept))
-    onnx.checker.check_model(model)
-    return model.SerializeToString(deterministic=True)
-
-
-def _needed_first(graph) -> list:  # of nodes
-    "The nodes of an ONNX graph that its outputs need, each after those that it needs, in the order of the inputs."
-    makers = {name: node for node in graph.node for name in node.output}
-    order, begun, waiting = [], set(), [(output.name, False) for output in reversed(graph.output)]
-    while waiting:
-        name, ready = waiting.pop()
-        node = makers.get(name)
-        if ready:
-            order.append(node)
-        elif node is not None and node.output[0] not in begun:
-            begun.add(node.output[0])
-            waiting += [(name, True), *((needed, False) for needed in reversed(node.input))]
-    return order
 
 # %% ../nbs/28_model_files.ipynb #cell-39
 def save_model(

@@ -269,17 +269,31 @@ def predict_tiles(
     ]
     if not corners:
         return np.zeros((height, width), np.float32)
-    window, weight = blending_window(tile, overlap)[..., None], np.zeros((*padded.shape[:2], 1), np.float32)
-    total = None
-    for (top, left), map in _maps_of_tiles(padded, corners, predict, tile, batch or max(1, _PIXELS // tile**2)):
-        if total is None:
-            total = np.zeros((*padded.shape[:2], map.shape[2]), np.float32)
-        total[top : top + tile, left : left + tile] += window * map
-        weight[top : top + tile, left : left + tile] += window
-    result = (total / np.maximum(weight, 1e-12))[-tops[0] : height - tops[0], -lefts[0] : width - lefts[0]]
+    maps = _maps_of_tiles(padded, corners, predict, tile, batch or max(1, _PIXELS // tile**2))
+    total = _blended(maps, padded.shape[:2], blending_window(tile, overlap))
+    result = np.ascontiguousarray(total[-tops[0] : height - tops[0], -lefts[0] : width - lefts[0]])
     if inside is not None:
-        result = np.where(inside[..., None], result, 0)
+        result[~inside] = 0
     return result[..., 0] if result.shape[-1] == 1 else result
+
+
+def _blended(
+    maps: Iterator[tuple[tuple[int, int], np.ndarray]], shape: tuple[int, int], window: np.ndarray
+) -> np.ndarray:
+    "The mean of tiles' maps where they lie, each pixel weighted by its place in its tile."
+    tile, total, weight = len(window), None, np.zeros(shape, np.float32)
+    for (top, left), map in maps:
+        if total is None:  # the window once for each map: NumPy is slow where the last axis is short
+            total = np.zeros((*shape, map.shape[2]), np.float32)
+            windows = np.repeat(window[..., None], map.shape[2], -1)
+            weighted = np.empty_like(windows)
+        here = slice(top, top + tile), slice(left, left + tile)
+        total[here] += np.multiply(windows, map, out=weighted)
+        weight[here] += window
+    assert total is not None  # there is a tile
+    for i in range(total.shape[2]):
+        total[..., i] /= np.maximum(weight, 1e-12)
+    return total
 
 
 def _maps_of_tiles(

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from retinal_tl import classify, segment
+from retinal_tl.builtin import halve_weights
 from retinal_tl.cards import check_files, read_card
 from retinal_tl.core import LESIONS, RetinalError, run_folder
 from retinal_tl.inference import at_quality, load_run
 from retinal_tl.leakage import seen_signatures
 from retinal_tl.masks import read_mask
 from retinal_tl.metrics import average_precision, pixel_histogram
+from retinal_tl.network_files import for_engine
 from retinal_tl.plans import plan
 from retinal_tl.readers import read_idrid
 from retinal_tl.synthetic import phantom, write_synthetic
@@ -68,6 +70,13 @@ def test_cards_say_how_the_models_were_trained(kind):
     training = read_card(run_folder("builtin", kind)).training
     assert (training.backend, training.precision) == ("jax", "mixed_bfloat16")
     assert training.seconds > 0 and training.epochs == training.settings["epochs"]
+
+
+def test_networks_are_written_for_their_engine():
+    """As a run's network is today: `python tools/build/builtin_networks.py` writes them anew."""
+    for member in load_run("builtin").members:
+        contents = (member.folder / "model.onnx").read_bytes()
+        assert halve_weights(for_engine(contents)) == contents, member.card.encoder
 
 
 def test_names_in_the_cards_can_be_found_again():
