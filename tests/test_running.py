@@ -132,6 +132,15 @@ def test_what_came_of_the_tests_is_counted(tmp_path, status, suite, counts):
     assert runner.read_counts(report, status) == runner.Counts(*counts)
 
 
+def test_the_longest_files_come_first(tmp_path):
+    """What to shorten when the whole takes too long: seconds add up by file, notebooks among them."""
+    cases = (("tests.test_a", 2), ("nbs.00_core.ipynb", 4), ("tests.test_a", 3.5), ("tests.test_b", 1))
+    lines = "".join(f'<testcase classname="{name}" name="x" time="{seconds}"/>' for name, seconds in cases)
+    report = tmp_path / "report.xml"
+    report.write_text(f"<testsuites><testsuite>{lines}</testsuite></testsuites>")
+    assert runner.longest_files(report, 2) == [(5.5, "tests.test_a"), (4, "nbs.00_core.ipynb")]
+
+
 @pytest.fixture
 def whole(tmp_path, monkeypatch, capfd):
     """A function that runs `make test` on a project with one file of tests, and gives its exit status and lines."""

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,9 +57,22 @@ def read_counts(report: Path, status: int) -> Counts:
     return Counts(max(total - failed - skipped, 0), failed, skipped)
 
 
+def report_of(scratch: Path, marks: str) -> Path:
+    """Where pytest writes what came of the tests with these marks."""
+    return scratch / f"{marks or 'all'}.xml"
+
+
+def longest_files(report: Path, count: int = 12) -> list[tuple[float, str]]:
+    """The files whose tests took longest, with their seconds, from a report of pytest."""
+    seconds: Counter[str] = Counter()
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        seconds[str(case.get("classname") or case.get("name"))] += float(case.get("time", 0))
+    return [(taken, name) for name, taken in seconds.most_common(count)]
+
+
 def call_pytest(scratch: Path, workers: int, marks: str = "", changes: dict[str, str] | None = None) -> Counts:
     """Run the tests with these marks in an environment that has nothing of the user's own in it."""
-    report = scratch / f"{marks or 'all'}.xml"
+    report = report_of(scratch, marks)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
     command += [*(["-n", str(workers)] if workers > 1 else []), *(["-m", marks] if marks else [])]
     own = {
@@ -91,6 +105,12 @@ def main() -> int:
         scratch = Path(folder)
         counts = call_pytest(scratch, workers)
         counts += call_pytest(scratch, workers, "jax", JAX | {"JAX_COMPILATION_CACHE_DIR": str(scratch / "jax")})
+        for report in filter(Path.exists, (report_of(scratch, marks) for marks in ("", "jax"))):
+            print(
+                f"longest in {report.stem}:",
+                *(f"{taken:.0f} s {name}" for taken, name in longest_files(report)),
+                sep="\n  ",
+            )
     if left := sorted(untracked() - before):
         print(f"The tests have left in the repository: {', '.join(left)}.")
         counts += Counts(failed=1)
