@@ -88,6 +88,7 @@ def test_within_each_set(sets):
 
 
 @real
+@pytest.mark.slow
 def test_scores_without_the_screen(sets):
     "All pairs of 20 photographs and the 46 known partners: what the screen leaves out would not have counted."
     segmentation, screening, known = sets
