@@ -3,11 +3,14 @@
 # PYTHON  the Python that the environment is made with: make test PYTHON=python3.12
 # VENV    where the environment is, or an existing one to use: make test VENV=~/envs/retina
 # NOTEBOOKS  which outputs `make outputs` writes anew (default: all but the runs): make outputs NOTEBOOKS="tutorials 21_metrics"
+# CASES, SEED  how many files `make fuzz` damages, and by which chance: make fuzz CASES=500 SEED=1
 # LESION  what `make run` outlines: make run LESION=hemorrhages
 PYTHON ?= python3
 VENV ?= .venv
 LESION ?= exudates
 NOTEBOOKS ?=
+CASES ?= 10000
+SEED ?= 0
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.retinal_tl-installed
 
@@ -16,12 +19,13 @@ export PIP_ROOT_USER_ACTION = ignore
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: help install check test run export readme docs outputs upgrade clean
+.PHONY: help install check test fuzz run export readme docs outputs upgrade clean
 
 help:
 	@echo "make install   make the environment in $(VENV), with all that building needs"
 	@echo "make check     what to run before every commit: style, types, library equals notebooks, the fast tests (two minutes)"
 	@echo "make test      run every test: notebooks, tests/, both Keras backends (twenty-five minutes)"
+	@echo "make fuzz      ten thousand damaged files through every door; CASES=..., SEED=... for other ones (an hour on two cores)"
 	@echo "make run       both stages on synthetic eyes, into runs/"
 	@echo "make export    write the library from the notebooks and clean the notebooks"
 	@echo "make readme    write README.md from nbs/index.ipynb"
@@ -48,6 +52,9 @@ check: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(BIN)/python tools/build/test.py
+
+fuzz: $(INSTALLED)
+	@$(BIN)/python tools/build/fuzz.py --cases $(CASES) --seed $(SEED)
 
 run: $(INSTALLED)
 	@mkdir -p runs

@@ -9,7 +9,7 @@ import argparse
 import html
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # at work, each function imports what it needs: the command's
     from retinal_tl.inference import Run
 
 # %% auto #0
-__all__ = ['STEP', 'MAX_SIDE', 'HOST', 'look_at', 'exact_threshold', 'page_picture', 'write_archive', 'build_app', 'launch_app',
-           'app_command', 'add_app']
+__all__ = ['STEP', 'MAX_SIDE', 'HOST', 'MAX_UPLOAD', 'HOUR', 'look_at', 'exact_threshold', 'page_picture', 'write_archive',
+           'build_app', 'launch_app', 'app_command', 'add_app']
 
 # %% ../nbs/44_app.ipynb #cell-9
 def look_at(
@@ -139,6 +139,9 @@ def _about(runs: Sequence[Run]) -> str:
 
 # %% ../nbs/44_app.ipynb #cell-29
 HOST = "127.0.0.1"  # this machine and nobody else
+MAX_UPLOAD = "500mb"  # of a file; `MAX_PIXELS` that are not compressed fit in
+HOUR = 3600  # seconds that what was uploaded or made is kept, at most
+_ARCHIVES = "retinal_tl_zip_"  # begins the names of folders of ZIP files
 _INTRODUCTION = """<h1>retinal_tl</h1><p>Outlines lesions of diabetic retinopathy in a fundus photograph. For research,
 not a medical device. The photograph stays on this machine.</p>"""
 
@@ -215,7 +218,7 @@ def build_app(
 
     runs = load_segmenters(runs)
     thresholds = {lesion: limit for run in runs for lesion, limit in run.thresholds.items()}
-    with gr.Blocks(title="retinal_tl", analytics_enabled=False, delete_cache=(600, 3600)) as app:
+    with gr.Blocks(title="retinal_tl", analytics_enabled=False, delete_cache=(HOUR // 6, HOUR)) as app:
         gr.HTML(_INTRODUCTION)
         controls = _lay_out(gr, thresholds)
         with gr.Accordion("The models: licence and limits", open=False):
@@ -226,7 +229,8 @@ def build_app(
 
 def _connect(gr: Any, page: _Controls, actions: _Actions) -> None:
     "What happens when."
-    seen, moved = gr.State(time_to_live=3600), [page.shown, page.opacity, *page.sliders]
+    seen = gr.State(time_to_live=HOUR, delete_callback=actions.forget)  # the key of a photograph
+    moved = [page.shown, page.opacity, *page.sliders]
     results = [page.picture, page.table, page.archive]
     gr.on(
         [page.file.upload, page.file.clear],
@@ -255,22 +259,34 @@ class _Actions:
     runs: Sequence[Run]  # of stage 2
     warn: Warn | None  # see `build_app`
     thresholds: Mapping[str, float]  # lesion → 0..1, of the cards
+    kept: dict[str, Findings] = field(default_factory=dict)  # key of a page → its photograph; one in all
 
     def look(self, path, *values):
         "A photograph has come, or was taken away."
+        import secrets
+
         from retinal_tl.findings import attempt
 
+        self.kept.clear()
         if path is None:
             return None, "", None, "", self._no_archive()
         found, problem = attempt(Path(path).name, lambda: look_at(path, self.runs, self.warn))
-        if problem:
+        if found is None:
+            problem = problem.replace(f"{printable(Path(path).parent)}{os.sep}", "")
             return None, _sentences("problem", [problem]), None, "", self._no_archive()
-        return found, _sentences("warning", found.warnings), *self.show(found, *values)
+        self.kept.clear()  # two may have come at once
+        self.kept[key := secrets.token_hex(8)] = found
+        return key, _sentences("warning", found.warnings), *self.show(key, *values)
 
-    def show(self, seen, shown, opacity, *values):
+    def forget(self, key):
+        "A page was left, or an hour has passed."
+        self.kept.pop(key, None)
+
+    def show(self, key, shown, opacity, *values):
         "Something was moved."
         from retinal_tl.findings import lesion_rows, masks_at
 
+        seen = self.kept.get(key)
         if seen is None:
             return None, "", self._no_archive()
         limits = self._limits(values)
@@ -278,17 +294,17 @@ class _Actions:
         picture = page_picture(seen, masks, shown or (), opacity)
         return picture, _table(lesion_rows(seen, masks, limits)), self._no_archive()
 
-    def pack(self, seen, shown, opacity, *values):
+    def pack(self, key, shown, opacity, *values):
         "The ZIP file is asked for."
-        import tempfile
-
         from retinal_tl.findings import attempt
 
+        seen = self.kept.get(key)
         if seen is None:
-            return self.gr.update(), _sentences("problem", ["There is no photograph yet: drop one first."])
-        folder = tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))
+            return self.gr.update(), _sentences("problem", ["There is no photograph here: drop one first."])
+        folder = _archive_folder()
         path, problem = attempt(seen.name, lambda: write_archive(seen, self._limits(values), folder))
         if problem:
+            problem = problem.replace(f"{printable(folder)}{os.sep}", "")
             return self._no_archive(), _sentences("problem", [problem])
         return self.gr.update(value=str(path), visible=True), self.gr.update()
 
@@ -300,6 +316,19 @@ class _Actions:
     def _no_archive(self) -> Any:
         "The ZIP file that was offered holds something else now."
         return self.gr.update(value=None, visible=False)
+
+
+def _archive_folder() -> Path:
+    "A new folder for a ZIP file; those that are older than an hour are removed."
+    import shutil
+    import tempfile
+    import time
+
+    top = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    for old in top.glob(f"{_ARCHIVES}*"):
+        if time.time() - old.lstat().st_mtime > HOUR:
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=_ARCHIVES, dir=top))
 
 # %% ../nbs/44_app.ipynb #cell-36
 def launch_app(
@@ -329,7 +358,7 @@ def launch_app(
         mcp_server=False,
         pwa=False,
         ssr_mode=False,
-        max_file_size="1gb",
+        max_file_size=MAX_UPLOAD,
         state_session_capacity=20,
         theme=gr.themes.Base(primary_hue="blue", **fonts),
         css=asset_text("app.css"),

@@ -16,8 +16,9 @@ from threading import Lock
 import keras
 import numpy as np
 
-from .core import available_cores, how_many, quiet
+from .core import available_cores, how_many, printable, quiet
 from .model_files import load_weights
+from .strangers import check_size, open_network, run_network
 from .training import compute_device, one_operation_at_a_time
 
 # %% ../nbs/29_engine.ipynb #engine-prepare
@@ -85,11 +86,10 @@ def run_predictor(
     path = Path(folder) / "model.onnx"
     if not path.exists():
         return keras_predictor(load_weights(folder) if model is None else model)
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda pictures: session.run(None, {name: np.ascontiguousarray(pictures, np.float32)})[0]
+    name = printable(path)
+    check_size(path)
+    session = open_network(path.read_bytes(), name)
+    return lambda pictures: run_network(session, np.ascontiguousarray(pictures, np.float32), name)
 
 # %% ../nbs/29_engine.ipynb #engine-hardware
 def describe_hardware() -> str:  # 'CPU, 2 cores of AMD EPYC'

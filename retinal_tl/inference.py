@@ -27,24 +27,14 @@ from .patches import predict_tiles
 from .preprocess import Prepared, Preprocessing, prepare
 from .quality import photo_warnings
 from .registries import POOLINGS
+from .strangers import check_size, open_network, run_network
 
 # %% ../nbs/30_inference.ipynb #cell-8
-def _session(contents: bytes, name: str) -> onnxruntime.InferenceSession:
-    "An ONNX Runtime session on the CPU from a model file's bytes."
-    if b"location" in contents:
-        raise RetinalError(f"{name} refers to data outside itself, which a model may not: export it whole.")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is said by our errors
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # the other format is checked less
-    try:
-        return onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors have no common class of their own
-        raise RetinalError(f"{name} is not a model that ONNX Runtime can load ({_first_line(error)}).") from None
-
-
-def _first_line(error: Exception) -> str:
-    "What went wrong, without ONNX Runtime's name and number for it."
-    return printable(str(error).strip().split("\n")[0].split(" : ")[-1])[:160].rstrip(".")
+def _open_session(folder: Path, card: ClassifierCard | SegmenterCard) -> onnxruntime.InferenceSession:
+    "The network of a run, looked through and ready to compute. Raises `RetinalError`."
+    path = folder / "model.onnx"
+    check_size(path)
+    return open_network(read_verified(folder, card, path.name), printable(path))
 
 # %% ../nbs/30_inference.ipynb #cell-10
 def input_side(
@@ -134,10 +124,7 @@ class Run(Generic[AnyCard]):
             return mean_of_odds([member.predict(pictures) for member in self.members])
         pictures = np.ascontiguousarray(pictures, np.float32)
         name = printable(self.folder / "model.onnx")
-        try:
-            found = self.session.run(None, {self.session.get_inputs()[0].name: pictures})[0]
-        except Exception as error:
-            raise RetinalError(f"{name} could not be run ({_first_line(error)}).") from None
+        found = run_network(self.session, pictures, name)
         expected = (*pictures.shape[:3], len(self.lesions)) if self.lesions else (len(pictures), 1)
         if found.shape != expected:
             raise RetinalError(f"{name} gave an array of shape {_shape(found.shape)} instead of {_shape(expected)}.")
@@ -173,7 +160,7 @@ def _open_run(folder: Path) -> Run:
             f"{printable(folder / 'card.json')} has a pooling that this retinal_tl does not know, {card.head.pooling}: "
             "add it to `POOLINGS` before, or install the retinal_tl that fits."
         )
-    session = _session(read_verified(folder, card, "model.onnx"), name)
+    session = _open_session(folder, card)
     misfit = _misfit(session, card)
     if misfit:
         raise RetinalError(f"{name} does not fit its card: {misfit}.")

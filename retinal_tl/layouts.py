@@ -166,11 +166,16 @@ def _table_error(path: Path, wrong: str) -> RetinalError:
     return RetinalError(f"The table {printable(path)} {wrong}.")
 
 
+_MAX_BYTES = 100_000_000  # of a table; that of EyePACS, the longest, has one and a half million
+
+
 def table_text(
     path: Path,  # a text file in UTF-8 or UTF-16
 ) -> str:  # without byte-order mark
     "The text of a table. Raises `RetinalError` if it cannot be read."
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise _table_error(path, f"is larger than {_MAX_BYTES // 10**6} MB, which no table of labels is")
         data = path.read_bytes()
     except OSError as error:
         raise _table_error(path, f"could not be read ({error.strerror}); check its path") from None

@@ -15,7 +15,6 @@ import shutil
 import tempfile
 import weakref
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -139,19 +138,26 @@ def write_signatures(
         _write_array(archive, "digest", np.array(digest.hexdigest()))
 
 # %% ../nbs/06_leakage.ipynb #lk-open
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_SHAPES: dict[str, tuple[int, ...]] = dict(digest=(), names=(), signatures=(SIDE, SIDE))  # after the first length
+_MAX_ARRAY = 1 << 30  # bytes of one array that is not compressed; a block has some millions
 
 
-def _read_arrays(path: Path, names: Iterable[str]) -> list[np.ndarray]:
+def _read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     "Some arrays of a file of signatures. Raises `RetinalError`."
     advice = "train that run again, or allow leaks to go on without knowing what it has seen"
     try:
         with zipfile.ZipFile(path) as archive:  # a member is read whole, so that its checksum is looked at
-            files = [io.BytesIO(archive.read(f"{name}.npy")) for name in names]
-        return [np.lib.format.read_array(file, allow_pickle=False) for file in files]
+            parts = [archive.getinfo(f"{name}.npy") for name in names]
+            if any(part.file_size > _MAX_ARRAY for part in parts):
+                raise ValueError
+            files = [io.BytesIO(archive.read(part)) for part in parts]
+        arrays = [np.lib.format.read_array(file, allow_pickle=False) for file in files]
+        if any(array.shape[1:] != _SHAPES[name.split("_")[0]] for name, array in zip(names, arrays)):
+            raise ValueError
+        return arrays
     except FileNotFoundError:
         raise RetinalError(f"{printable(path)} is missing; {advice}.") from None
-    except _UNREADABLE as error:
+    except Exception as error:  # a damaged archive raises whatever it meets
         raise RetinalError(f"{printable(path)} is damaged or cannot be read; {advice}.") from error
 
 
@@ -163,7 +169,7 @@ def open_signatures(
     digest = str(_read_arrays(path, ["digest"])[0])
     with zipfile.ZipFile(path) as archive:
         count = sum(name.startswith("names_") for name in archive.namelist())
-    names = [array.tolist() for array in _read_arrays(path, [f"names_{number}" for number in range(count)])]
+    names = [array.reshape(-1).tolist() for array in _read_arrays(path, [f"names_{i}" for i in range(count)])]
     starts = np.cumsum([0, *map(len, names)])
 
     def read(places):
@@ -173,6 +179,8 @@ def open_signatures(
         for number in np.unique(blocks):
             mine = blocks == number
             packed = _read_arrays(path, [f"signatures_{number}"])[0]
+            if len(packed) != len(names[number]):
+                raise RetinalError(f"{printable(path)} does not hold a signature for each name; train that run again.")
             signatures[mine] = _unpack(packed[wanted[mine] - starts[number]])
         return signatures
 

@@ -22,6 +22,7 @@ from .classifier import build_classifier
 from .core import RetinalError, file_digest, printable, quiet, writing
 from .network_files import for_engine
 from .segmenter import build_segmenter
+from .strangers import check_size, keras_weights
 
 # %% ../nbs/28_model_files.ipynb #mf-build
 def build_model(
@@ -65,10 +66,14 @@ def load_weights(
     "The Keras model of a run, built from its card. Raises `RetinalError` if the file does not fit the card."
     path = Path(folder) / "model.keras"
     card = read_card(folder, finished)
-    read_verified(folder, card, "model.keras")
+    check_size(path)
+    weights = keras_weights(read_verified(folder, card, "model.keras"), printable(path))
     model = build_model(card)
     try:
-        model.load_weights(path)
+        with tempfile.TemporaryDirectory() as place:  # a file that was looked through, whatever happens to the run's
+            checked = Path(place) / "model.weights.h5"
+            checked.write_bytes(weights)
+            model.load_weights(checked)
     except Exception as error:
         raise RetinalError(f"{printable(path)} does not fit its card; copy or train the run again.") from error
     return model

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,14 @@ import pytest
 from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).parent))
-from retinal_tl.core import RetinalError
+import fuzz_samples
+from retinal_tl import strangers
+from retinal_tl.cards import write_card
+from retinal_tl.core import RetinalError, file_digest
 from retinal_tl.inference import classify, load_run, segment
 from toy_runs import change_card, toy_card, toy_model, write_run, write_toy_run
+
+BOMBS = fuzz_samples.onnx_bombs()
 
 
 def refusal(folder, kind=None):
@@ -183,6 +190,76 @@ def test_custom_operator_is_refused(tmp_path):
     model.graph.node[0].op_type, model.graph.node[0].domain = "Evil", "evil.operators"
     model.opset_import.append(helper.make_opsetid("evil.operators", 1))
     assert "ONNX Runtime" in refusal(write_run(tmp_path / "run", model, toy_card()))
+
+
+@pytest.mark.parametrize("number", range(len(BOMBS)))
+def test_networks_that_grow_or_go_on_without_end(tmp_path, monkeypatch, number):
+    """By one large step, by doubling, by multiplying for hours, by a loop: refused, in little time and memory."""
+    monkeypatch.setattr(strangers, "MOST_SECONDS", 0.5)
+    for name, data in BOMBS[number].items():
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(RetinalError, match="could not be run|without end"):
+        load_run(tmp_path).predict(np.zeros((1, 160, 160, 3), np.float32))
+
+
+def test_a_file_larger_than_any_model_is_not_read(tmp_path):
+    run = write_toy_run(tmp_path / "run")
+    with open(run / "model.onnx", "r+b") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    assert "over 4 GiB" in refusal(run)
+
+
+def evil_config(part):
+    """A configuration of Keras that would call a function of the system, were anything looked up by its name."""
+    call = {
+        "module": "os",
+        "class_name": "system",
+        "config": {"command": f"touch {part}"},
+        "registered_name": "os>system",
+    }
+    layer = {"module": "keras.layers", "class_name": "Lambda", "config": {"function": call}, "registered_name": None}
+    return json.dumps(
+        call | {"config": {"layers": [layer, call]}, "build_config": call, "compile_config": {"loss": call}}
+    )
+
+
+@pytest.mark.slow
+def test_a_keras_file_is_read_for_its_numbers_alone(tmp_path, monkeypatch):
+    """Its configuration is never opened; arrays that are not in the file are refused before memory is taken."""
+    import keras
+
+    from retinal_tl.model_files import load_weights
+
+    opened = []
+    monkeypatch.setattr(keras.saving, "deserialize_keras_object", lambda *given, **more: opened.append(given))
+    [sound, *bombs] = [*fuzz_samples.keras_runs(), *fuzz_samples.keras_bombs()[:9]]
+    said = []
+    for i, files in enumerate((sound, *bombs)):
+        run = tmp_path / str(i)
+        run.mkdir()
+        for name, data in files.items():
+            (run / name).write_bytes(data)
+        try:
+            load_weights(run)
+            said.append("")
+        except RetinalError as error:
+            assert "\n" not in str(error)
+            said.append(str(error))
+    assert said[0] == said[1] == said[2] == said[3] == "" and said[9] == "", (
+        said
+    )  # odd beside the weights: not looked at
+    assert "claims arrays that it does not hold" in said[4] and "leads elsewhere" in said[5], said
+    assert "leads elsewhere" in said[6] and "leads elsewhere" in said[7] and "larger than they can be" in said[8], said
+    with zipfile.ZipFile(tmp_path / "0" / "model.keras") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    parts["config.json"] = evil_config(tmp_path / "executed").encode()
+    (evil / "model.keras").write_bytes(fuzz_samples.zipped(parts))
+    card = toy_card(encoder="vgg16", width=0.0625)
+    write_card(evil, replace(card, files={"model.keras": file_digest(evil / "model.keras")}))
+    load_weights(evil)
+    assert not opened and not (tmp_path / "executed").exists()
 
 
 def two_outputs():

@@ -123,6 +123,16 @@ def test_command_answers_in_clean_environment(clean_python, tmp_path):
         assert "usage" in run(command, *words, "--help", cwd=tmp_path)
 
 
+def test_it_works_without_a_network(clean_python, tmp_path):
+    """What the workflow does with the image of the Containerfile, where nothing can build one."""
+    alone = ["unshare", "--user", "--map-root-user", "--net"]
+    can = shutil.which("unshare") and subprocess.run([*alone, "true"], capture_output=True).returncode == 0
+    command = [*(alone if can else []), clean_python.with_name("retinal_tl")]
+    run(*command, "example", "eye.png", cwd=tmp_path)
+    run(*command, "segment", "eye.png", "--model", "builtin-fast", "--output", "found", cwd=tmp_path)
+    assert {"report.csv", "report.html"} <= {path.name for path in (tmp_path / "found").iterdir()}
+
+
 def test_training_without_its_extra_says_what_to_install(clean_python, tmp_path):
     done = subprocess.run(
         [str(clean_python.with_name("retinal_tl")), "run", "stage2", "--no-notebook"],

@@ -265,3 +265,32 @@ def test_scripts_that_are_named_are_there():
     found = {(path.name, name) for path in files for name in named.findall(path.read_text(encoding="utf-8"))}
     assert len(found) > 10
     assert not [f"{file}: {name}" for file, name in found if not (REPOSITORY / name).exists()]
+
+
+def test_versions_are_audited_and_releases_attested():
+    audit = [step.get("run", "") for step in WORKFLOWS["test"]["jobs"]["audit"]["steps"]]
+    assert any(line.startswith("pip-audit ") and "constraints.txt" in line for line in audit)
+    release = WORKFLOWS["release"]["jobs"]["release"]
+    assert release["permissions"] == {"contents": "read", "id-token": "write", "attestations": "write"}
+    used = [step.get("uses", "").partition("@")[0] for step in release["steps"]]
+    attested = {"actions/attest-build-provenance", "actions/attest-sbom"}
+    assert attested <= set(used) and used[-1] == "pypa/gh-action-pypi-publish", "what is attested is what is published"
+    assert not [
+        name for name in ("docs", "test", "release") if WORKFLOWS[name]["permissions"].get("contents") != "read"
+    ]
+
+
+def test_the_container_is_small_has_no_rights_and_is_tried():
+    lines = (REPOSITORY / "Containerfile").read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+    steps = [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines if re.match("[A-Z]+ ", line)]
+    assert all(re.search(r"python:3\.1[123]-slim", value) for name, value in steps if name == "FROM")
+    last = dict(steps[[name for name, _ in steps].index("FROM", 1) :])
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last["USER"]), "a number that is not root's"
+    command = SETTINGS["DEFAULT"]["console_scripts"].partition("=")[0]
+    assert json.loads(last["ENTRYPOINT"]) == [f"/opt/retinal_tl/bin/{command}"]
+    sent = set(re.findall(r"^!(\S+)", (REPOSITORY / ".dockerignore").read_text(encoding="utf-8"), re.M))
+    copied = {one for name, value in steps if name == "COPY" and "--from" not in value for one in value.split()[:-1]}
+    assert copied == sent and all((REPOSITORY / one).exists() for one in copied)
+    tried = "\n".join(step.get("run", "") for step in WORKFLOWS["test"]["jobs"]["container"]["steps"])
+    assert "docker build --file Containerfile" in tried and "retinal_tl segment" in tried
+    assert "--network none" in WORKFLOWS["test"]["jobs"]["container"]["env"]["RUN"]
