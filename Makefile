@@ -16,13 +16,14 @@ export PIP_ROOT_USER_ACTION = ignore
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: help install check test run export readme docs outputs upgrade clean
+.PHONY: help install check test run bench export readme docs outputs upgrade clean
 
 help:
 	@echo "make install   make the environment in $(VENV), with all that building needs"
 	@echo "make check     what to run before every commit: style, types, library equals notebooks, the fast tests (two minutes)"
 	@echo "make test      run every test: notebooks, tests/, both Keras backends (twenty-five minutes)"
 	@echo "make run       both stages on synthetic eyes, into runs/"
+	@echo "make bench     speed beside other libraries, into results/bench-<machine>.json (twenty minutes; installs the extra bench)"
 	@echo "make export    write the library from the notebooks and clean the notebooks"
 	@echo "make readme    write README.md from nbs/index.ipynb"
 	@echo "make docs      build the site into _docs"
@@ -52,6 +53,10 @@ test: $(INSTALLED)
 run: $(INSTALLED)
 	@mkdir -p runs
 	$(BIN)/papermill nbs/run_stage2.ipynb runs/stage2.ipynb -p lesion $(LESION)
+
+bench: $(INSTALLED)
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
+	@$(BIN)/python benchmarks/bench.py
 
 export: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" nbdev_export
