@@ -19,7 +19,7 @@ export PIP_ROOT_USER_ACTION = ignore
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: help install check test fuzz run export readme docs outputs upgrade clean
+.PHONY: help install check test fuzz run bench export readme docs outputs upgrade clean
 
 help:
 	@echo "make install   make the environment in $(VENV), with all that building needs"
@@ -27,6 +27,7 @@ help:
 	@echo "make test      run every test: notebooks, tests/, both Keras backends (twenty-five minutes)"
 	@echo "make fuzz      ten thousand damaged files through every door; CASES=..., SEED=... for other ones (an hour on two cores)"
 	@echo "make run       both stages on synthetic eyes, into runs/"
+	@echo "make bench     speed beside other libraries, into results/bench-<machine>.json (twenty minutes; installs the extra bench)"
 	@echo "make export    write the library from the notebooks and clean the notebooks"
 	@echo "make readme    write README.md from nbs/index.ipynb"
 	@echo "make docs      build the site into _docs"
@@ -59,6 +60,10 @@ fuzz: $(INSTALLED)
 run: $(INSTALLED)
 	@mkdir -p runs
 	$(BIN)/papermill nbs/run_stage2.ipynb runs/stage2.ipynb -p lesion $(LESION)
+
+bench: $(INSTALLED)
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[bench]'
+	@$(BIN)/python benchmarks/bench.py
 
 export: $(INSTALLED)
 	@PATH="$(abspath $(BIN)):$$PATH" nbdev_export
