@@ -132,7 +132,7 @@ def parameter_value(
     return text
 
 # %% ../nbs/49_command.ipynb #cell-43
-_MODULES = dict(stage1="runs", stage2="runs", tables="paper_tables", transfer="transfer_study")  # of `run_...`
+_MODULES = dict(stage1="runs", stage2="runs", tables="paper_tables", transfer="transfer_study", evaluate="evaluate")
 _STUDIES = dict(tables="Tables", transfer="Transfer")  # the parameters of a study beside those of the stages
 
 
@@ -154,6 +154,10 @@ def run_command(
 
 def _declared(stage: str) -> dict[str, Any]:
     "The type of each parameter of a run or a study."
+    if stage == "evaluate":
+        from retinal_tl.evaluate import EvaluateOptions, evaluate_run
+
+        return get_type_hints(evaluate_run) | get_type_hints(EvaluateOptions)
     from retinal_tl.settings import Stage1, Stage2
 
     first, second = get_type_hints(Stage1), get_type_hints(Stage2)
@@ -172,6 +176,8 @@ def _module(stage: str) -> Any:
 
 def _print_plan(stage: str, parameters: Mapping[str, object]) -> None:
     "What would be trained."
+    if stage == "evaluate":
+        raise RetinalError("An evaluation trains nothing, so there is no plan of it: leave out --plan.")
     if stage in _STUDIES:
         _run_directly(stage, {**parameters, "dry": True})
         return
@@ -183,7 +189,7 @@ def _print_plan(stage: str, parameters: Mapping[str, object]) -> None:
 def _run_directly(stage: str, parameters: Mapping[str, object]) -> None:
     "The run without Jupyter."
     try:
-        getattr(_module(stage), f"run_{stage}")(**parameters)
+        getattr(_module(stage), "evaluate_run" if stage == "evaluate" else f"run_{stage}")(**parameters)
     except ImportError as error:
         raise _lacking(error) from None
 
@@ -301,7 +307,7 @@ def _add_check_data(commands: Any) -> None:
 def _add_run(commands: Any) -> None:
     parser = commands.add_parser(
         "run",
-        help="train: stage1, stage2, or a study of many: tables, transfer",
+        help="train: stage1, stage2, or a study of many: tables, transfer; or evaluate",
         description=(
             "Execute a run's notebook with papermill, or its function with --no-notebook. "
             "Example: retinal_tl run stage2 -p lesion exudates"
@@ -309,7 +315,7 @@ def _add_run(commands: Any) -> None:
     )
     stage = (
         "stage1 trains the classifier, stage2 the segmenter; tables and transfer train what the paper's tables and the "
-        "transfer study need"
+        "transfer study need; evaluate judges a model"
     )
     value = "a parameter of the run; repeat it for others"
     pair, add = ("NAME", "VALUE"), parser.add_argument

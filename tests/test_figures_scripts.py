@@ -17,11 +17,13 @@ import collect
 import models_compared
 import numpy as np
 import pytest
+import warned
 
 from retinal_tl.cards import Parent, SplitNames, TrainingFacts, read_card, write_card
 from retinal_tl.core import write_text
+from retinal_tl.images import write_png
 from retinal_tl.readers import open_data
-from retinal_tl.synthetic import write_synthetic
+from retinal_tl.synthetic import phantom, write_synthetic
 from toy_runs import RULES, toy_card, toy_model, write_run, write_toy_run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -288,3 +290,28 @@ def test_two_segmenters_are_compared_on_what_neither_has_learned(phantoms, judge
     assert float(exudates["first"]) > float(exudates["second"]) and "n = 2" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="neither model has learned from"):
         call(monkeypatch, models_compared, *words, "--photos", names[0])
+
+
+def test_warnings_are_counted_and_a_second_start_does_what_is_missing(tmp_path, monkeypatch, capsys):
+    for name, folder in warned.FOLDERS.items():
+        (tmp_path / name / folder).mkdir(parents=True)
+    eye = phantom(3, 600).photo
+    write_png(tmp_path / "DIARETDB0" / "images" / "good.png", eye)
+    write_png(tmp_path / "DIARETDB0" / "images" / "dark.png", eye // 12)
+    table = tmp_path / "warned.csv"
+    assert call(monkeypatch, warned, tmp_path, "--output", table) == 0
+    said = {row["image"]: row["warnings"] for row in read_table(table)}
+    assert said["good"] == "" and "dark" in said["dark"]
+    assert "DIARETDB0: 1 of 2 get a warning" in capsys.readouterr().out
+    write_png(tmp_path / "DR-screening" / "images" / "none.png", eye[:40, :40] * 0)
+    assert call(monkeypatch, warned, tmp_path, "--output", table) == 0
+    rows = read_table(table)
+    assert [row["image"] for row in rows] == ["dark", "good", "none"] and "failed" in rows[-1]["warnings"]
+
+
+def test_good_photographs_stay_free_of_warnings():
+    """At most 1 % of IDRiD's photographs, and 3 % of another camera's."""
+    rows = read_table(REPOSITORY / "results" / "warned.csv")
+    for sets, photographs, bar in ((("IDRiD", "DR-screening"), 443, 0.01), (("DIARETDB0",), 118, 0.03)):
+        said = [row["warnings"] for row in rows if row["set"] in sets]
+        assert len(said) == photographs and sum(map(bool, said)) <= bar * photographs

@@ -1,6 +1,7 @@
 """Disc and fovea on phantoms, of which they are known: what is given is right, what cannot be seen is not given."""
 
 import csv
+import json
 import math
 from functools import cache
 from pathlib import Path
@@ -169,3 +170,27 @@ def test_boxes_become_ellipses():
     assert (
         mask[50, 100] and mask[50, 148] and not mask[41, 52] and mask.sum() == pytest.approx(np.pi * 50 * 10, rel=0.1)
     )
+
+
+def test_the_halves_keep_an_eye_together():
+    eyes = {str(i): str(i - i % 3) for i in range(60)}  # three photographs of each eye
+    halves = risk_script.halves(eyes)
+    assert halves == risk_script.halves(eyes) and [*halves.values()].count("choose") == 30
+    assert all(halves[name] == halves[eye] for name, eye in eyes.items())
+
+
+def test_the_agreement_counts_what_is_given_and_nothing_else():
+    rows = [dict(graders=g, edema_risk=ours) for g, ours in ("00", "01", "11", "22", "20", ("2", ""))]
+    found = risk_script.agreement(rows)
+    assert [found["photographs"], found["given"], found["table"]] == [6, 5, [[1, 1, 0], [0, 1, 0], [1, 0, 1]]]
+    assert found["kappa"] == round(risk_script.quadratic_kappa(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 2, 0])), 3)
+
+
+def test_the_figures_on_the_risk_are_those_of_its_table():
+    with open(ROOT / "results" / "edema_risk.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    figures = json.loads((ROOT / "results" / "edema_risk.json").read_text())["figures"]
+    assert len({row["image"] for row in rows}) == len(rows) == 389
+    judging = [row for row in rows if row["half"] == "judge"]
+    for name, part in (("all", rows), ("the half to judge on", judging)):
+        assert figures[name] == risk_script.agreement(part)

@@ -1,16 +1,22 @@
 """Does the risk of macular edema, as exudates and the fovea give it, agree with the graders of IDRiD?
 
-    python tools/figures/edema_risk.py DR-screening --output risk.csv --maps maps [--sample 40] [--flips none]
+    python tools/figures/edema_risk.py DR-screening --output results/edema_risk.csv --maps maps [--sample 40]
+        [--flips none] [--model builtin-fast] [--figures results/edema_risk.json]
     python tools/figures/edema_risk.py DR-screening --output boxes.csv --boxes
 
-The first line runs a segmenter (the built-in one unless `--model` names another) over the photographs; its maps of
+The first runs a segmenter (the built-in one unless `--model` names another) over the photographs; its maps of
 exudates are kept in the folder `--maps`. The second takes the boxes of experts (CODRAS) instead and so tests the
 landmarks alone. A row is written as each photograph is done, and a second start does what is missing. Then quadratic
 kappa is printed, with its interval by bootstrap over the photographs for which a risk is given.
+
+Half of the eyes, drawn with a fixed seed, are there to look at and to choose rules on: their rows say `choose`. The
+others judge. `learned` is 1 where a built-in model has learned from that eye, or was chosen by it.
 """
 
 import argparse
 import csv
+import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +25,16 @@ import cv2
 import numpy as np
 
 from retinal_tl.cards import SegmenterCard
+from retinal_tl.core import BUILTIN, run_folder, write_text
 from retinal_tl.images import read_photo, write_png
 from retinal_tl.inference import Run, load_segmenters, segment
 from retinal_tl.landmarks import find_landmarks
+from retinal_tl.leakage import find_same_eyes, join_signatures, seen_signatures
 from retinal_tl.places import PLACE_COLUMNS, place_cells
 
-COLUMNS = ("image", "graders", "threshold", *PLACE_COLUMNS)
+COLUMNS = ("image", "half", "learned", "graders", "threshold", *PLACE_COLUMNS)
+PARTS = ("training", "validation")
+FIRST_TRIED = 40  # photographs of the sample on which `LEAST` and `SPECK` were chosen, before there were halves
 
 
 def draw(rows: Sequence[Mapping[str, str]], count: int, seed: int = 0) -> list[Mapping[str, str]]:
@@ -35,6 +45,44 @@ def draw(rows: Sequence[Mapping[str, str]], count: int, seed: int = 0) -> list[M
         places = rng.permutation(len(of_risk))[: round(count * len(of_risk) / len(rows))]
         drawn += [of_risk[i] for i in sorted(places)]
     return drawn
+
+
+def eyes_of(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """For each photograph one of those of its eye, by the signatures that travel with the built-in classifier."""
+    names = [row["image"] for row in rows]
+    eyes = dict(zip(names, names))
+
+    def first(name: str) -> str:
+        while eyes[name] != name:
+            name = eyes[name]
+        return name
+
+    known = join_signatures(*(seen_signatures(run_folder(BUILTIN).parent / "classifier", part) for part in PARTS))
+    for pair in find_same_eyes(known.only([f"csv:{name}" for name in names if f"csv:{name}" in known.names])):
+        eyes[first(pair.first.removeprefix("csv:"))] = first(pair.second.removeprefix("csv:"))
+    outlined: dict[str, str] = {}
+    for row in rows:
+        if (eye := row["idrid_segmentation_image"]) and outlined.setdefault(eye, row["image"]) != row["image"]:
+            eyes[first(row["image"])] = first(outlined[eye])
+    return {name: first(name) for name in names}
+
+
+def halves(eyes: Mapping[str, str], seed: int = 19) -> dict[str, str]:
+    """`choose` or `judge` for each photograph; those of one eye stay together."""
+    of_all = np.array(sorted(set(eyes.values())))
+    chosen = set(np.random.default_rng(seed).permutation(of_all)[: len(of_all) // 2].tolist())
+    return {name: "choose" if eye in chosen else "judge" for name, eye in eyes.items()}
+
+
+def learned_from(rows: Sequence[Mapping[str, str]], eyes: Mapping[str, str], folder: Path) -> set[str]:
+    """The photographs whose eyes a model has learned from or was chosen by."""
+    seen = {name for part in PARTS for name in seen_signatures(folder, part).names}
+    known = {
+        eyes[row["image"]]
+        for row in rows
+        if f"csv:{row['image']}" in seen or f"idrid:{row['idrid_segmentation_image']}.jpg" in seen
+    }
+    return {name for name, eye in eyes.items() if eye in known}
 
 
 def quadratic_kappa(first: np.ndarray, second: np.ndarray, grades: int = 3) -> float:
@@ -88,6 +136,9 @@ def measure(data: Path, rows: Sequence[Mapping[str, str]], output: Path, argumen
     boxes = [box for box in read_rows(data / "boxes.csv") if box["object"] == "hard_exudates"]
     runs = [] if arguments.boxes else segmenters(arguments.model, arguments.flips)
     threshold = arguments.threshold or (runs[0].thresholds["exudates"] if runs else 0.5)
+    every = read_rows(data / "labels.csv")
+    eyes = eyes_of(every)
+    half, learned = halves(eyes), learned_from(every, eyes, runs[0].folder) if runs else set()
     output.parent.mkdir(parents=True, exist_ok=True)
     with open(output, "a", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -102,7 +153,8 @@ def measure(data: Path, rows: Sequence[Mapping[str, str]], output: Path, argumen
             else:
                 mask = mask_of_maps(photo, runs, arguments.maps / f"{Path(name).stem}.png", threshold)
             cells = place_cells({"exudates": mask}, find_landmarks(photo))
-            about = dict(image=row["image"], graders=row["macular_edema_risk"], threshold=threshold)
+            about = dict(image=row["image"], half=half[row["image"]], learned=int(row["image"] in learned))
+            about |= dict(graders=row["macular_edema_risk"], threshold=round(threshold, 4))
             table.writerow(about | cells)
             file.flush()
 
@@ -113,16 +165,37 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def tell(rows: Sequence[Mapping[str, str]]) -> None:
-    """Print how far the risks agree."""
+def agreement(rows: Sequence[Mapping[str, str]]) -> dict[str, object]:
+    """How far the risks agree: kappa with its interval, and the table of graders (rows) against ours (columns)."""
     given = [row for row in rows if row["edema_risk"] != ""]
     graders, ours = (np.array([int(row[name]) for row in given], int) for name in ("graders", "edema_risk"))
-    print(f"given for {len(given)} of {len(rows)} photographs ({100 * len(given) / len(rows):.1f} %)")
-    low, high = kappa_interval(graders, ours)
-    print(f"quadratic kappa {quadratic_kappa(graders, ours):.3f} [{low:.3f}, {high:.3f}]")
-    for grade in range(3):
-        counts = np.bincount(ours[graders == grade], minlength=3).tolist()
-        print(f"graders {grade}: ours 0, 1, 2: {counts}")
+    table = [np.bincount(ours[graders == grade], minlength=3).tolist() for grade in range(3)]
+    kappa, (low, high) = quadratic_kappa(graders, ours), kappa_interval(graders, ours)
+    about = dict(photographs=len(rows), given=len(given), kappa=round(kappa, 3))
+    return about | dict(interval=[round(low, 3), round(high, 3)], table=table)
+
+
+def judge(rows: Sequence[Mapping[str, str]], tried: set[str]) -> dict[str, dict[str, object]]:
+    """The agreement on all photographs, and on those parts of them that a rule or a model has not seen before."""
+    new = [row for row in rows if row["learned"] == "0"]
+    parts = {
+        "all": rows,
+        "eyes that the model has not learned from": new,
+        "those, without the first tried": [row for row in new if row["image"] not in tried],
+        "the half to choose on": [row for row in rows if row["half"] == "choose"],
+        "the half to judge on": [row for row in rows if row["half"] == "judge"],
+        "of it, eyes that the model has not learned from": [row for row in new if row["half"] == "judge"],
+    }
+    return {name: agreement(part) for name, part in parts.items() if any(row["edema_risk"] != "" for row in part)}
+
+
+def tell(figures: Mapping[str, Mapping[str, object]]) -> None:
+    """Print how far the risks agree."""
+    for name, about in figures.items():
+        print(
+            f"{name}: given for {about['given']} of {about['photographs']}, quadratic kappa {about['kappa']}", end=" "
+        )
+        print(f"{about['interval']}; ours 0, 1, 2 for graders' 0, 1, 2: {about['table']}")
 
 
 def main() -> None:
@@ -140,12 +213,18 @@ def main() -> None:
     )
     parser.add_argument("--sample", type=int, help="this many photographs, drawn with a fixed seed (default: all)")
     parser.add_argument("--boxes", action="store_true", help="take the boxes of experts instead of a segmenter")
+    parser.add_argument("--figures", type=Path, help="JSON that the agreement is written into")
     arguments = parser.parse_args()
-    rows = read_rows(arguments.data / "labels.csv")
-    rows = draw(rows, arguments.sample) if arguments.sample else rows
+    labels = read_rows(arguments.data / "labels.csv")
+    rows = draw(labels, arguments.sample) if arguments.sample else labels
     measure(arguments.data, rows, arguments.output, arguments)
     wanted = {row["image"] for row in rows}
-    tell([row for row in read_rows(arguments.output) if row["image"] in wanted])
+    done = [row for row in read_rows(arguments.output) if row["image"] in wanted]
+    figures = judge(done, {row["image"] for row in draw(labels, FIRST_TRIED)})
+    tell(figures)
+    if arguments.figures:
+        command = " ".join(["python", "tools/figures/edema_risk.py", *sys.argv[1:]])
+        write_text(arguments.figures, json.dumps(dict(command=command, figures=figures), indent=1) + "\n")
 
 
 if __name__ == "__main__":
