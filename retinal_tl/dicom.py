@@ -77,6 +77,7 @@ def _reading(name: str) -> Iterator[None]:
 # %% ../nbs/00b_dicom.ipynb #dcm-plain
 _MOST_ATTRIBUTES = 10_000  # zeros are attributes of nothing, and a file can be full of them
 _DEFLATED, _HEADER_BYTES = b"1.2.840.10008.1.2.1.99", 1 << 20
+_MOST_INFLATED = 1 << 30  # bytes of pixels that were deflated; a small file can hold any number of zeros
 
 
 def _inflated(
@@ -352,7 +353,7 @@ class DicomImage(ImageFile.ImageFile):
 def _decode(name: str, dataset: Any, file: BinaryIO, index: int, start: tuple[int, str]) -> Image.Image:
     "One frame as a picture. Raises `RetinalError`."
     with _reading(name):
-        source = _inflated(file, _bytes_of_frame(dataset) * _frames(dataset) + _HEADER_BYTES)
+        source = _inflated(file, min(_bytes_of_frame(dataset) * _frames(dataset), _MOST_INFLATED) + _HEADER_BYTES)
         try:
             source.seek(start[0])
             return Image.fromarray(_pixels(dataset, source, index, start[1]))

@@ -8,12 +8,14 @@ __all__ = ['PHOTO_SUFFIXES', 'MAX_PIXELS', 'show_images', 'write_png', 'Photogra
 
 # %% ../nbs/01_images.ipynb #cell-3
 import contextlib
+import mmap
 import os
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -93,6 +95,10 @@ PHOTO_SUFFIXES = {
 MAX_PIXELS = 150_000_000  # 450 MB as a photo; no fundus camera comes near it
 
 # %% ../nbs/01_images.ipynb #cell-37
+_MOST_PAGES = 30  # that are looked at: a file can claim any number, and 65,535 notes for each
+_MOST_SCANS = 200  # of a JPEG; a camera's has some ten, and each is decoded over the whole picture
+
+
 def _count_pages(image: Image.Image) -> int:
     "The number of pages or frames that are as large as the first; those of a camera's JPEG are previews."
     if image.format in ("WEBP", "AVIF", "HEIF"):
@@ -100,7 +106,7 @@ def _count_pages(image: Image.Image) -> int:
     if image.format != "TIFF":
         return 1
     area, pages = image.width * image.height, 1
-    for i in range(1, 1000):  # a file can claim any number
+    for i in range(1, _MOST_PAGES):
         try:
             image.seek(i)
         except EOFError:
@@ -153,11 +159,22 @@ def _opened(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
             file.seek(0)
             image = reader(file)
             _check_header(path, image, max_pixels)
+            if image.info.get("progressive") and _has_many_scans(file):
+                raise RetinalError(f"{name} has more scans than a photograph: save it again as JPEG or PNG.")
             yield image
     except RetinalError:
         raise
     except Exception as error:
         raise RetinalError(f"{name} {reading_problem(error, path)}.") from None
+
+
+def _has_many_scans(file: BinaryIO) -> bool:
+    "Does a JPEG file hold more scans than `_MOST_SCANS`?"
+    at = count = 0
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        while count <= _MOST_SCANS and (at := data.find(b"\xff\xda", at) + 2) > 1:
+            count += 1
+    return count > _MOST_SCANS
 
 
 def _check_file(path: str | Path) -> None:

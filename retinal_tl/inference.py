@@ -49,6 +49,9 @@ def input_side(
     return card.tile
 
 # %% ../nbs/30_inference.ipynb #cell-11
+_MOST_TILES = 50_000  # of a photograph; the largest that anybody has trained for have some thousand
+
+
 def _misfit(session: onnxruntime.InferenceSession, card: ClassifierCard | SegmenterCard) -> str:
     "How the model's shapes contradict its card, in a few words; '' when they do not."
     inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -56,7 +59,9 @@ def _misfit(session: onnxruntime.InferenceSession, card: ClassifierCard | Segmen
         return f"it has {len(inputs)} inputs and {len(outputs)} outputs instead of one each"
     if {inputs[0].type, outputs[0].type} != {"tensor(float)"}:
         return f"it takes {inputs[0].type} and gives {outputs[0].type}"
-    side = input_side(card)
+    side, tiles = input_side(card), (card.preprocessing.diameter / (card.tile * (1 - card.overlap))) ** 2
+    if tiles > _MOST_TILES:
+        return f"by its tile and overlap a photograph has {tiles:,.0f} tiles, and {_MOST_TILES:,} are allowed"
     taken = ("n", side, side, 3)
     given = ("n", side, side, len(card.lesions)) if isinstance(card, SegmenterCard) else ("n", 1)
     for stated, expected, verb in ((inputs[0].shape, taken, "takes"), (outputs[0].shape, given, "gives")):

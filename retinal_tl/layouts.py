@@ -212,7 +212,7 @@ def _xls_lines(path: Path) -> list[tuple[int, list[str]]]:
     import xlrd
 
     try:
-        sheet = xlrd.open_workbook(path, logfile=io.StringIO()).sheet_by_index(0)
+        sheet = xlrd.open_workbook(path, logfile=io.StringIO(), ragged_rows=True).sheet_by_index(0)
         rows = [sheet.row_values(i) for i in range(sheet.nrows)]
     except OSError as error:
         raise _table_error(path, f"could not be read ({error.strerror}); check its path") from None

@@ -72,6 +72,7 @@ def test_card_that_is_none(tmp_path, text):
         (dict(width=5), "width"),
         (dict(tile=10**9), "tile"),
         (dict(overlap=0.99), "overlap"),
+        (dict(tile=16, overlap=0.75, preprocessing=dict(diameter=8192, clahe="none")), "4,194,304 tiles"),
         (dict(overlap=float("nan")), "JSON"),
         (dict(thresholds=dict(exudates=-1)), "threshold"),
         (dict(thresholds={"../x": 0.5}), "threshold"),

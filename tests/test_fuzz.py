@@ -112,11 +112,78 @@ def test_blows_change_files_and_survive_empty_ones():
     assert len({fuzz.strike(bytes(range(200)), chance) for _ in range(50)}) > 40
 
 
-# ---- what `make fuzz` has found
+# ---- small files that took long, or more memory than they should
 
 
-def write(folder: Path, files: fuzz_samples.Sample) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
+def test_pages_of_a_tiff_are_not_looked_at_without_end(monkeypatch, tmp_path):
+    """A thousand pages of 65,535 notes each, which share their bytes."""
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    from retinal_tl.images import photo_size
+
+    one, looked = fuzz_samples.encoded("TIFF"), []
+    (tmp_path / "eye.tif").write_bytes(one)
+    monkeypatch.setattr(TiffImageFile, "seek", lambda self, page: looked.append(page))
+    with pytest.raises(RetinalError, match="holds 30 pages"):
+        photo_size(tmp_path / "eye.tif")
+    assert max(looked) < 30
+
+
+def test_a_jpeg_of_many_scans_is_refused(tmp_path):
+    from retinal_tl.images import read_photo
+
+    sound = fuzz_samples.encoded("JPEG", progressive=True)
+    at = sound.index(b"\xff\xda")
+    for times, refused in ((1, False), (300, True)):
+        (tmp_path / "eye.jpg").write_bytes(sound[:at] + sound[at:-2] * times + sound[-2:])
+        if refused:
+            with pytest.raises(RetinalError, match="more scans"):
+                read_photo(tmp_path / "eye.jpg")
+        else:
+            read_photo(tmp_path / "eye.jpg")
+
+
+def test_a_far_cell_of_a_sheet_does_not_fill_the_sheet(tmp_path):
+    import struct
+
+    from retinal_tl.layouts import _xls_lines
+
+    cell = lambda row, column: struct.pack("<HHHH3sB", 4, 9, row, column, bytes(3), 1) + b"x"
+    sheet = struct.pack("<HHHH", 9, 4, 2, 16) + cell(0, 0) + cell(16_383, 255) + struct.pack("<HH", 10, 0)
+    (tmp_path / "a.xls").write_bytes(sheet)
+    lines = _xls_lines(tmp_path / "a.xls")
+    assert sum(len(cells) for _, cells in lines) < 1000 and lines[0][1] == ["x"]
+
+
+def test_many_tall_outlines_are_refused(monkeypatch):
+    """Each is narrow, so that its pixels are few, and crosses every row many times."""
+    from retinal_tl import shapes
+
+    monkeypatch.setattr(shapes, "_MAX_PAINTED", 1_000_000)
+    comb = tuple(float(value) for i in range(200) for value in (i % 2, 0 if i % 2 else 1000))
+    with pytest.raises(RetinalError, match="lie one above the other"):
+        shapes.Outlines(Path("a.json"), "exudates of a.png", (1000, 4), (comb,) * 3).mask()
+    assert (
+        shapes.Outlines(Path("a.json"), "exudates of a.png", (1000, 4), ((0.0, 0.0, 2.0, 0.0, 2.0, 9.0),)).mask().any()
+    )
+
+
+def test_arrays_that_claim_what_they_do_not_hold_are_refused(tmp_path):
+    from retinal_tl.evaluation import read_histograms
+    from retinal_tl.leakage import open_signatures
+
+    for i, files in enumerate(fuzz_samples.npz_bombs()):
+        (tmp_path / str(i)).mkdir()
+        for name, door in (("histograms.npz", read_histograms), ("signatures.npz", open_signatures)):
+            (tmp_path / str(i) / name).write_bytes(files[name])
+            with pytest.raises(RetinalError):
+                door(tmp_path / str(i) / name)
+
+
+def test_a_table_larger_than_any_is_not_read(tmp_path):
+    from retinal_tl.layouts import read_table
+
+    with open(tmp_path / "labels.csv", "wb") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    with pytest.raises(RetinalError, match="larger than 100 MB"):
+        read_table(tmp_path / "labels.csv")

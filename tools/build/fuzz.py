@@ -14,8 +14,10 @@ or process outside of the case's own output folder.
 
 import argparse
 import contextlib
+import faulthandler
 import io
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -432,6 +434,7 @@ def begin(kind: str, place: Path) -> Watch:
         for file, data in files.items():
             (place / name / file).write_bytes(data)
     os.chdir(place / "cwd")
+    faulthandler.disable()  # of pytest; how a process ends is counted here
     with open(os.devnull, "w") as nowhere:
         for number in (1, 2):
             os.dup2(nowhere.fileno(), number)
@@ -471,13 +474,13 @@ def work(kind: str, seed: int, place: Path, numbers: Iterable[int], to) -> None:
     to.send((None, None))
 
 
-def run_kind(kind: str, cases: int, seed: int, report: Callable[[int, tuple], None]) -> None:
-    """All cases of a kind, in a process that is replaced when it is lost."""
+def run_kind(kind: str, cases: int, seed: int, report: Callable[[int, tuple], None], until: float = math.inf) -> None:
+    """All cases of a kind, or those for which there is time, in a process that is replaced when it is lost."""
     context, number = multiprocessing.get_context("fork"), 0
     toys("segmenter"), toys("classifier")  # made once, and handed on to each process
     if kind != "keras":  # which starts threads that no fork survives
         sound(kind), bombs(kind)
-    while number < cases:
+    while number < cases and time.monotonic() < until:
         with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as place:
             here, there = context.Pipe(duplex=False)
             process = context.Process(target=work, args=(kind, seed, Path(place), range(number, cases), there))
@@ -496,9 +499,14 @@ def run_kind(kind: str, cases: int, seed: int, report: Callable[[int, tuple], No
                     if result:
                         report(at, result)
                         number = at + 1
+                    if time.monotonic() > until:
+                        cases = number
+                        break
             except EOFError:
                 pass
-            if number < cases:
+            if number >= cases:
+                process.kill()
+            else:
                 if process.is_alive():
                     process.join(1)
                 why = how_it_ended(process)
@@ -537,12 +545,17 @@ def shares(cases: int, kinds: Iterable[str]) -> dict[str, int]:
     return {kind: max(1, round(cases * KINDS[kind].share / whole)) for kind in kinds}
 
 
-def fuzz(cases: int, seed: int, kinds: Iterable[str], say: Callable[[str], object] = print) -> dict:
-    """Run the cases and count what came of them."""
+def fuzz(
+    cases: int, seed: int, kinds: Iterable[str], minutes: float = math.inf, say: Callable[[str], object] = print
+) -> dict:
+    """Run the cases, or those for which there is time, and count what came of them."""
     done: dict[str, dict] = {}
     findings: list[dict] = []
-    begun = time.monotonic()
-    for kind, count in shares(cases, list(kinds)).items():
+    begun, left = time.monotonic(), sum(shares(cases, kinds := list(kinds)).values())
+    for kind, count in shares(cases, kinds).items():
+        now = time.monotonic()
+        until = now + (begun + 60 * minutes - now) * count / left
+        left -= count
         counts, slowest, largest = Counter[str](), 0.0, 0
 
         def report(number: int, result: tuple, kind=kind) -> None:
@@ -554,8 +567,8 @@ def fuzz(cases: int, seed: int, kinds: Iterable[str], say: Callable[[str], objec
                 findings.append(dict(case=f"{kind}:{number}", what=said))
                 say(f"{kind}:{number} {said}")
 
-        run_kind(kind, count, seed, report)
-        done[kind] = dict(cases=count, **{name: counts[name] for name in ("fine", "refused", "finding")},
+        run_kind(kind, count, seed, report, until)
+        done[kind] = dict(cases=counts.total(), **{name: counts[name] for name in ("fine", "refused", "finding")},
                           slowest_seconds=round(slowest, 1), most_megabytes=round(largest / 1e6))  # fmt: skip
         say(f"{kind}: {done[kind]}")
     total = {name: sum(one[name] for one in done.values()) for name in ("cases", "fine", "refused", "finding")}
@@ -577,6 +590,9 @@ def facts() -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=10_000, metavar="N", help="in all (default: 10000)")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, metavar="M", help="end after so many, whatever is left"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the chance (default: 0)")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--only", metavar="KIND:NUMBER", help="one case, in this process")
@@ -590,7 +606,8 @@ def main() -> int:
             result = run_case(kind, case(kind, int(number), given.seed), Path(place), watch)
             os.write(stderr, (": ".join(result) + "\n").encode())
         return int(result[0] == "finding")
-    summary = facts() | fuzz(given.cases, given.seed, given.kinds, lambda line: print(line, flush=True))
+    say = lambda line: print(line, flush=True)
+    summary = facts() | fuzz(given.cases, given.seed, given.kinds, given.minutes, say)
     if given.output:
         Path(given.output).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(f"{summary['cases']} cases, {summary['finding']} findings")

@@ -423,7 +423,7 @@ def picture_bombs() -> list[Sample]:
     jpeg = encoded("JPEG", eye(8))
     at = jpeg.index(b"\xff\xc0") + 5
     bombs["claims.jpg"] = jpeg[:at] + b"\xff\xff\xff\xff" + jpeg[at + 4 :]
-    scans = encoded("JPEG", eye(64).resize((2000, 2000)), progressive=True)
+    scans = encoded("JPEG", eye(64).resize((800, 800)), progressive=True)
     at = scans.index(b"\xff\xda")
     bombs["scans.jpg"] = scans[:at] + scans[at:-2] * 40 + scans[-2:]  # each scan is decoded anew
     return [{name: data} for name, data in bombs.items()]
@@ -442,7 +442,7 @@ def dicom_bombs() -> list[Sample]:
     claims[-1].NumberOfFrames = 10_000
     dense = photo_dataset(small)
     dense.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    dense.PixelData, dense.Rows, dense.Columns = bytes(48_000_000), 4_000, 4_000
+    dense.PixelData, dense.Rows, dense.Columns = bytes(12_000_000), 2_000, 2_000
     nested = photo_dataset(small)
     for _ in range(150):
         from pydicom.dataset import Dataset
@@ -455,9 +455,9 @@ def dicom_bombs() -> list[Sample]:
 
 
 def table_bombs() -> list[Sample]:
-    wide = b"image,lesion\n" + b"a.png,1," * 100_000
-    long = b"image,lesion\n" + b"a.png,1\n" * 50_000
-    quote = b'image,lesion\n"' + b"a" * 20_000_000
+    wide = b"image,lesion\n" + b"a.png,1," * 20_000
+    long = b"image,lesion\n" + b"a.png,1\n" * 5_000
+    quote = b'image,lesion\n"' + b"a" * 2_000_000
     nested = zipped({"inner.zip": zipped({"inner.zip": zipped({"zeros": bytes(50_000_000)})})})
     paths = b"image,lesion\n" + b"".join(b"%s,1\n" % path for path in (
         b"../outside/secret.png", b"/etc/passwd", b"C:\\windows\\a.png", b"..\\outside\\secret.png", b"a\0.png",
@@ -472,15 +472,15 @@ def json_bombs() -> list[Sample]:
     huge = b'{"name": "' + b"x" * (17 << 20) + b'"}'
     model = run_files()["model.onnx"]
     return [
-        {"card.json": data, "model.onnx": model} for data in (tower, number, huge, b'{"a":1' + b',"a":1' * 10**6 + b"}")
+        {"card.json": data, "model.onnx": model} for data in (tower, number, huge, b'{"a":1' + b',"a":1' * 10**5 + b"}")
     ]
 
 
 def coco_bombs() -> list[Sample]:
     data = json.loads(coco_sets()[0]["annotations.json"])
-    comb = [value for i in range(200_000) for value in (i % 2 * 60.0, i % 3 * 30.0)]
+    comb = [value for i in range(20_000) for value in (i % 2 * 60.0, i % 3 * 30.0)]
     kinds = [[comb] * 3, [[1e5, 1e5, -1e5, 2e5, 3, 1e308]], dict(size=[64, 64], counts=[2**62, -(2**62) + 4096])]
-    kinds += [dict(size=[10**9, 10**9], counts=[10**18]), [[0, 0, 64, 0, 64, 64]] * 19_000]
+    kinds += [dict(size=[10**9, 10**9], counts=[10**18]), [[0, 0, 64, 0, 64, 64]] * 2_000]
     found = []
     for drawn in kinds:
         changed = [dict(id=1, image_id=1, category_id=1, segmentation=drawn)]
@@ -613,7 +613,7 @@ def npz_bombs() -> list[Sample]:
     text = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }"
     claim = head + struct.pack("<H", len(text) + 1) + text + b"\n"
     zero = b"{'descr': '|u1', 'fortran_order': False, 'shape': (2147483648,), }"
-    many = head + struct.pack("<H", len(zero) + 1) + zero + b"\n" + bytes(1 << 26)
+    many = head + struct.pack("<H", len(zero) + 1) + zero + b"\n" + bytes(1 << 23)
     thing = io.BytesIO()
     np.save(thing, np.array([{}], object), allow_pickle=True)
     sound = run_files()
