@@ -14,7 +14,8 @@ app = settings["app_requirements"].split()
 natural = settings["natural_requirements"].split()
 dicom = settings["dicom_requirements"].split()
 heic = settings["heic_requirements"].split()
-dev = train + dicom + heic + natural + settings["dev_requirements"].split()
+cluster = settings["cluster_requirements"].split()
+dev = train + dicom + heic + natural + cluster + settings["dev_requirements"].split()
 statuses = ["Planning", "Pre-Alpha", "Alpha", "Beta", "Production/Stable", "Mature", "Inactive"]
 status = int(settings["status"])
 
@@ -35,7 +36,10 @@ setup(
     package_data={"retinal_tl": ["assets/*", "weights/**/*"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={"train": train, "app": app, "natural": natural, "dicom": dicom, "heic": heic, "dev": dev},
+    extras_require={
+        **{"train": train, "app": app, "natural": natural, "dicom": dicom, "heic": heic, "cluster": cluster},
+        "dev": dev,
+    },
     entry_points={
         "console_scripts": settings["console_scripts"].split("\n"),
         "nbdev": [f"{settings['lib_name']}={settings['lib_name']}._modidx:d"],

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 
 from .cards import ClassifierCard, SegmenterCard, read_card, read_verified
-from .core import BUILTIN, PhotoWarning, RetinalError, check_name, printable, run_folder
+from .core import BUILTIN, PhotoWarning, RetinalError, available_cores, check_name, printable, run_folder
 from .images import open_photo
 from .metrics import are_probabilities
 from .patches import predict_tiles
@@ -34,6 +34,7 @@ def _session(contents: bytes, name: str) -> onnxruntime.InferenceSession:
         raise RetinalError(f"{name} refers to data outside itself, which a model may not: export it whole.")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is said by our errors
+    options.intra_op_num_threads = available_cores()  # by itself it takes cores that this process may not use
     options.add_session_config_entry("session.load_model_format", "ONNX")  # the other format is checked less
     try:
         return onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
