@@ -16,12 +16,13 @@ export PIP_ROOT_USER_ACTION = ignore
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: help install check test run export readme docs outputs upgrade clean
+.PHONY: help install check test soak run export readme docs outputs upgrade clean
 
 help:
 	@echo "make install   make the environment in $(VENV), with all that building needs"
 	@echo "make check     what to run before every commit: style, types, library equals notebooks, the fast tests (two minutes)"
 	@echo "make test      run every test: notebooks, tests/, both Keras backends (twenty-five minutes)"
+	@echo "make soak      kill every kind of batch fifty times and more, and compare what is left with an unbroken one (an hour)"
 	@echo "make run       both stages on synthetic eyes, into runs/"
 	@echo "make export    write the library from the notebooks and clean the notebooks"
 	@echo "make readme    write README.md from nbs/index.ipynb"
@@ -48,6 +49,9 @@ check: $(INSTALLED)
 
 test: $(INSTALLED)
 	@$(BIN)/python tools/build/test.py
+
+soak: $(INSTALLED)
+	@$(BIN)/python tools/build/soak.py
 
 run: $(INSTALLED)
 	@mkdir -p runs

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -181,7 +181,7 @@ def _careful(task: Task, work: Work) -> Any:
         raise
 
 
-def _each_done(batch: Batch, prepare: Prepare, tasks: Iterable[Task]) -> Iterator[tuple[Task, Done]]:
+def _each_done(batch: Batch, prepare: Prepare, tasks: Iterable[Task]) -> Generator[tuple[Task, Done], None, None]:
     "Do photographs, here or in workers."
     if batch.crew is None:
         work = prepare()
@@ -264,7 +264,7 @@ def _go_over(batch: Batch, tasks: Sequence[Task], journal: Journal, prepare: Pre
     return status or int(bool(failed))
 
 
-def _shown(tasks: Sequence[Task], done: Iterator) -> Iterator:
+def _shown(tasks: Sequence[Task], done: Generator) -> Iterator:
     "What is done, with a progress bar where somebody looks on."
     from tqdm import tqdm
 
@@ -275,7 +275,7 @@ def _shown(tasks: Sequence[Task], done: Iterator) -> Iterator:
 
 def _do_all(
     batch: Batch, tasks: Sequence[Task], journal: Journal, prepare: Prepare
-) -> Iterator[tuple[Task, list[dict]]]:
+) -> Generator[tuple[Task, list[dict]], None, None]:
     "The rows of each photograph: from the journal if it is done, else after doing it."
     known: list[tuple[Task, list[dict]]] = []  # met on the way to what is to be done
     before: dict[str, Mapping] = {}  # lines of the journal of what is in hand

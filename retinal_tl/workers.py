@@ -13,7 +13,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from logging import CRITICAL
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # Dask is of the extra `cluster`, and nobody waits for it who
     from distributed import Client, Future
 
 # %% auto #0
-__all__ = ['Task', 'Result', 'Crew', 'Answer', 'in_workers', 'add_crew', 'crew_of', 'need_dask', 'share_of_cores']
+__all__ = ['Given', 'Result', 'Crew', 'Answer', 'in_workers', 'need_dask', 'share_of_cores', 'add_crew', 'crew_of']
 
 # %% ../nbs/45c_workers.ipynb #wrk-crew
 @dataclass(frozen=True)
@@ -35,27 +35,29 @@ class Crew:
     scheduler: str = ""  # address of a Dask scheduler, as 'tcp://10.0.0.7:8786', whose workers do it; empty: these do
 
 
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Given = TypeVar("Given")  # a task, plain data
+Result = TypeVar("Result")  # what the work gives, plain data too
 
 
 @dataclass(frozen=True)
-class Answer(Generic[Task, Result]):
+class Answer(Generic[Given, Result]):
     "What came of a task."
 
-    task: Task  # as it was given
+    task: Given  # as it was given
     result: Result | None = None  # what the work gave
     died: bool = False  # it has no result, since the processes ended that tried it
 
 # %% ../nbs/45c_workers.ipynb #wrk-do
 def in_workers(
     crew: Crew,  # who does it
-    prepare: Callable[[], Callable[[Task], Result]],  # is called once in each worker, and gives what does a task
-    tasks: Iterable[Task],  # taken one by one, as there is room for them
-) -> Iterator[Answer[Task, Result]]:  # as they come, so in any order
+    prepare: Callable[[], Callable[[Given], Result]],  # is called once in each worker, and gives what does a task
+    tasks: Iterable[Given],  # taken one by one, as there is room for them
+) -> Generator[Answer[Given, Result], None, None]:  # as they come, so in any order
     """Do tasks in other processes. Raises `RetinalError` if there are none, if they cannot do it, or if `prepare` does.
     An error of a task itself ends everything: work that may fail has to say so in its result."""
-    name, waiting, again = f"retinal_tl-{secrets.token_hex(8)}", iter(tasks), []
+    name, waiting = f"retinal_tl-{secrets.token_hex(8)}", iter(tasks)
     doing: dict[Any, _Try] = {}
+    again: list[_Try] = []
     with _client(crew) as client:
         from distributed import as_completed
 
@@ -136,39 +138,13 @@ def _named(crew: Crew) -> str:
 # %% ../nbs/45c_workers.ipynb #wrk-client
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": 0,  # who died of what is counted here, where each has one task in hand
+    "distributed.comm.timeouts.connect": "300s",  # on one machine, who is dead is known at once, and others are slow
+    "distributed.comm.timeouts.tcp": "300s",
     "distributed.worker.memory.target": False,  # a photograph in hand cannot be put aside
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
 }
-
-
-def add_crew(
-    parser: argparse.ArgumentParser,  # of a subcommand
-) -> None:
-    "Add `--workers` and `--scheduler` to a subcommand's options."
-    workers = "processes that share the work and the cores of this machine (default: this process alone)"
-    scheduler = "a Dask scheduler, as tcp://10.0.0.7:8786, whose workers do it and see the same files"
-    who = parser.add_mutually_exclusive_group()
-    who.add_argument("--workers", type=_count, metavar="N", help=workers)
-    who.add_argument("--scheduler", metavar="ADDRESS", help=scheduler)
-
-
-def crew_of(
-    arguments: argparse.Namespace,  # workers, scheduler
-) -> Crew | None:  # None: this process
-    "Who is to do the work. Raises `RetinalError` where Dask is missing."
-    if not arguments.workers and not arguments.scheduler:
-        return None
-    need_dask()
-    return Crew(arguments.workers or 0, arguments.scheduler or "")
-
-
-def _count(text: str) -> int:
-    "A number of processes; argparse says it where it is none."
-    if not text.isdecimal() or not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError(f"give a number of processes from 1, not {printable(text) or 'nothing'}")
-    return int(text)
 
 
 def need_dask() -> None:
@@ -265,3 +241,31 @@ def share_of_cores(
     "The cores of one of several workers, of those that this process may use."
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(available_cores()))
     return set(cores[number::count]) or {cores[number % len(cores)]}
+
+# %% ../nbs/45c_workers.ipynb #wrk-options
+def add_crew(
+    parser: argparse.ArgumentParser,  # of a subcommand
+) -> None:
+    "Add `--workers` and `--scheduler` to a subcommand's options."
+    workers = "processes that share the work and the cores of this machine (default: this process alone)"
+    scheduler = "a Dask scheduler, as tcp://10.0.0.7:8786, whose workers do it and see the same files"
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--workers", type=_count, metavar="N", help=workers)
+    who.add_argument("--scheduler", metavar="ADDRESS", help=scheduler)
+
+
+def crew_of(
+    arguments: argparse.Namespace,  # workers, scheduler
+) -> Crew | None:  # None: this process
+    "Who is to do the work. Raises `RetinalError` where Dask is missing."
+    if not arguments.workers and not arguments.scheduler:
+        return None
+    need_dask()
+    return Crew(arguments.workers or 0, arguments.scheduler or "")
+
+
+def _count(text: str) -> int:
+    "A number of processes; argparse says it where it is none."
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"give a number of processes from 1, not {printable(text) or 'nothing'}")
+    return int(text)
