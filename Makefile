@@ -19,13 +19,14 @@ export PIP_ROOT_USER_ACTION = ignore
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 
-.PHONY: help install check test fuzz run bench export readme docs outputs upgrade clean
+.PHONY: help install check test fuzz soak run bench export readme docs outputs upgrade clean
 
 help:
 	@echo "make install   make the environment in $(VENV), with all that building needs"
 	@echo "make check     what to run before every commit: style, types, library equals notebooks, the fast tests (two minutes)"
 	@echo "make test      run every test: notebooks, tests/, both Keras backends (twenty-five minutes)"
 	@echo "make fuzz      ten thousand damaged files through every door; CASES=..., SEED=... for other ones (an hour on two cores)"
+	@echo "make soak      kill every kind of batch fifty times and more, and compare what is left with an unbroken one (an hour)"
 	@echo "make run       both stages on synthetic eyes, into runs/"
 	@echo "make bench     speed beside other libraries, into results/bench-<machine>.json (twenty minutes; installs the extra bench)"
 	@echo "make export    write the library from the notebooks and clean the notebooks"
@@ -56,6 +57,9 @@ test: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	@$(BIN)/python tools/build/fuzz.py --cases $(CASES) --seed $(SEED)
+
+soak: $(INSTALLED)
+	@$(BIN)/python tools/build/soak.py
 
 run: $(INSTALLED)
 	@mkdir -p runs

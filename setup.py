@@ -15,7 +15,8 @@ natural = settings["natural_requirements"].split()
 dicom = settings["dicom_requirements"].split()
 heic = settings["heic_requirements"].split()
 bench = settings["bench_requirements"].split()
-dev = train + dicom + heic + natural + settings["dev_requirements"].split()
+cluster = settings["cluster_requirements"].split()
+dev = train + dicom + heic + natural + cluster + settings["dev_requirements"].split()
 statuses = ["Planning", "Pre-Alpha", "Alpha", "Beta", "Production/Stable", "Mature", "Inactive"]
 status = int(settings["status"])
 
@@ -43,6 +44,7 @@ setup(
         "dicom": dicom,
         "heic": heic,
         "bench": bench,
+        "cluster": cluster,
         "dev": dev,
     },
     entry_points={

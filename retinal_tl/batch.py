@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core import RetinalError, how_many, plain, printable, write_text, writing
 from .journal import Journal, has_journal, has_page, is_done, open_journal, photo_facts, read_page, write_page
-from .photos import Meant, output_stems, photo_key, say_left_out
+from .photos import PLACE, Meant, output_stems, photo_key, say_left_out
+from .workers import Crew, in_workers
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
     from retinal_tl.cards import ClassifierCard, SegmenterCard
     from retinal_tl.report import ReportPhoto
 
 # %% auto #0
-__all__ = ['Work', 'Task', 'Batch', 'say', 'do_batch']
+__all__ = ['Work', 'Prepare', 'Task', 'Done', 'Batch', 'say', 'do_batch', 'do_photo']
 
 # %% ../nbs/46_batch.ipynb #bat-batch
 @dataclass(frozen=True)
@@ -37,9 +40,32 @@ class Task:
     key: str  # as the journal knows it
     name: str  # what its files begin with, as 'patient1/left'
     picture_bytes: int  # how large its picture on the page may be; 0: it is not wanted
+    holder: Path | None = None  # the file that tells who holds the output folder; None: nobody else can
+    held_as: bytes = b""  # what is in it while this batch goes on
+
+    def check(self) -> None:
+        "Raise `RetinalError` where the batch is over: what another one writes by now must not be replaced."
+        try:
+            over = self.holder is not None and self.holder.read_bytes() != self.held_as
+        except OSError:
+            over = True
+        if over:
+            raise RetinalError(f"{printable(self.path)} was not written: the batch it belongs to has ended.")
+
+
+@dataclass(frozen=True)
+class Done:
+    "What came of a photograph, in plain data, as it comes from another process too."
+
+    rows: list[dict]  # of the report; one that tells of the problem if it could not be done
+    problem: str = ""  # why it could not be done
+    facts: Mapping[str, Any] | None = None  # of `photo_facts`; None: it is not there
+    shown: Mapping[str, Any] | None = None  # on the page
+    full: str = ""  # why nothing more can be written, which ends the batch
 
 
 Work = Callable[[Task], "tuple[list[dict], ReportPhoto | None]"]  # gives the rows of the report and what the page shows
+Prepare = Callable[[], Work]  # makes it, in each process that is to do it
 
 
 @dataclass(frozen=True)
@@ -56,6 +82,7 @@ class Batch:
     cards: Sequence[ClassifierCard | SegmenterCard] = ()  # of the models, for report.html
     dialect: str = "excel"  # of report.csv, see `DIALECTS`
     overwrite: bool = False  # do what is done again
+    crew: Crew | None = None  # who does it; None: this process
 
 # %% ../nbs/46_batch.ipynb #bat-say
 def say(
@@ -69,7 +96,7 @@ def say(
 # %% ../nbs/46_batch.ipynb #bat-do
 def do_batch(
     batch: Batch,  # what is to be done
-    work: Work,  # does one photograph; its `RetinalError` costs only that one
+    prepare: Prepare,  # gives what does one photograph; a `RetinalError` of that costs only the photograph
     each: Callable[[Mapping], object] | None = None,  # is called with the first row of each photograph as it comes
 ) -> int:  # exit status: 0, 1 if there was a problem, 128 and its number for a signal
     """Do all photographs that are not done yet, and write the reports, also when stopped. Raises `RetinalError` where
@@ -84,7 +111,7 @@ def do_batch(
                 say(sentence)
         _write_table(batch, journal)
         _try_page(batch)
-        return _go_over(batch, tasks, journal, work, each)
+        return _go_over(batch, tasks, journal, prepare, each)
 
 
 def _refuse_report(batch: Batch) -> None:
@@ -113,28 +140,120 @@ def _tasks(batch: Batch, journal: Journal) -> list[Task]:
 
         size = picture_budget(len(journal.names))
     keys = {path: photo_key(path, here) for path in batch.meant.photos}
-    return [Task(path, key, names[key], size) for path, key in keys.items()]
+    held = _holder(batch) if batch.crew else (None, b"")
+    return [Task(path, key, names[key], size, *held) for path, key in keys.items()]
+
+
+def _holder(batch: Batch) -> tuple[Path | None, bytes]:
+    "Where it says that this batch holds the folder, and how; nowhere, on a file system without locks."
+    path = batch.output / PLACE / "lock.json" if batch.output else None
+    return (path, path.read_bytes()) if path and path.exists() else (None, b"")
 
 # %% ../nbs/46_batch.ipynb #bat-go
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # not this photograph's fault: the next one would fail as well
 
 
-def _go_over(batch: Batch, tasks: Sequence[Task], journal: Journal, work: Work, each: Any) -> int:
+def do_photo(
+    task: Task,  # a photograph
+    work: Work,  # does it
+) -> Done:  # what came of it
+    "Do one photograph, in whatever process. Nothing that is wrong with it raises an error."
+    from retinal_tl.findings import attempt
+
+    facts, _ = attempt(task.path, lambda: photo_facts(task.path))
+    done, problem = attempt(task.path, lambda: _careful(task, work))
+    if done is None:
+        return Done([dict(photo=printable(task.path), problem=problem)], problem, facts)
+    if isinstance(done, Done):
+        return done
+    rows = [{name: plain(value) for name, value in row.items()} for row in done[0]]
+    shown = {name: plain(value) for name, value in asdict(done[1]).items() if name != "rows"} if done[1] else None
+    return Done(rows, "", facts, shown)
+
+
+def _careful(task: Task, work: Work) -> Any:
+    "Do a photograph; where nothing more can be written, say so in the place of an answer."
+    try:
+        return work(task)
+    except RetinalError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
+            return Done([], full=str(error).rstrip("."))
+        raise
+
+
+def _each_done(batch: Batch, prepare: Prepare, tasks: Iterable[Task]) -> Generator[tuple[Task, Done], None, None]:
+    "Do photographs, here or in workers."
+    if batch.crew is None:
+        work = prepare()
+        yield from ((task, do_photo(task, work)) for task in tasks)
+        return
+    for answer in in_workers(batch.crew, partial(_photographer, prepare), tasks):
+        name, done = printable(answer.task.path), answer.result
+        if done is None:
+            why = f"{name} could not be done: two processes ended while they did it, perhaps for want of memory."
+            done = Done([dict(photo=name, problem=why)], why)
+        yield answer.task, done
+
+
+def _photographer(prepare: Prepare) -> Callable[[Task], Done]:
+    "What does photographs in a worker."
+    return partial(do_photo, work=prepare())
+
+
+def _known(batch: Batch, task: Task, journal: Journal) -> list[dict] | None:
+    "A photograph's rows, if it is done, or if it is not there and was done once; None: it is to be done."
+    from retinal_tl.findings import attempt
+
+    line = journal.done.get(task.key)
+    if not line:
+        return None
+    facts, problem = attempt(task.path, lambda: photo_facts(task.path, line))
+    if facts and is_done(line, facts, batch.made) and not batch.overwrite and _is_whole(batch, task, line):
+        return line["rows"]
+    if facts is None and line.get("digest"):  # not there today: what was found in it stays
+        say(f"{problem} What was found in it earlier is kept.")
+        return [dict(row, problem=row.get("problem") or problem) for row in line["rows"]]
+    return None
+
+
+def _settle(batch: Batch, task: Task, done: Done, line: Mapping | None, journal: Journal) -> list[dict]:
+    "Write down what came of a photograph; its rows."
+    if done.full:
+        raise SystemExit(done.full)
+    warning = done.rows[0].get("warning")
+    if done.problem or warning:
+        say(done.problem or f"{printable(task.path)}: warning: {warning}")
+    earlier = list(line["files"]) if line else []
+    files = [] if done.problem else list(batch.files(task.name))
+    stale = [name for name in earlier if name not in files]
+    if not done.problem and done.facts and is_done(line, done.facts, batch.made):
+        files, stale = [*files, *stale], []
+    if batch.output:
+        _keep(batch.output, task, done.shown, stale)
+    new: dict[str, Any] = dict(photo=task.key, rows=done.rows, files=files)
+    if not done.problem:
+        new |= dict(made=batch.made, **(done.facts or {}))
+    if new != journal.done.get(task.key):  # it is equal where a photograph fails again
+        journal.write(new)
+    return done.rows
+
+
+def _go_over(batch: Batch, tasks: Sequence[Task], journal: Journal, prepare: Prepare, each: Any) -> int:
     "Do the tasks, write the reports, and say how it went; the exit status."
     rows: dict[str, list[dict]] = {}
     status, stopped = 0, ""
     try:
-        for task in _shown(tasks):
-            rows[task.key] = _rows_of(batch, task, journal, work)
+        for task, found in _shown(tasks, _do_all(batch, tasks, journal, prepare)):
+            rows[task.key] = found
             if each:
-                each(rows[task.key][0])
+                each(found[0])
             _now_and_then(batch, journal)
     except KeyboardInterrupt:
         status, stopped = 130, "interrupted"
     except SystemExit as end:  # of a signal, with a number; or with a sentence
         number = end.code if isinstance(end.code, int) else 0
         status, stopped = number or 1, f"stopped by {signal.Signals(number - 128).name}" if number else str(end.code)
-    except RetinalError as error:  # of the journal, without which nothing may go on
+    except RetinalError as error:  # of the journal, without which nothing may go on, or of the workers
         status, stopped = 1, str(error).rstrip(".")
     finally:
         problem = _write_reports(batch, journal, len(tasks) - len(rows))
@@ -145,56 +264,45 @@ def _go_over(batch: Batch, tasks: Sequence[Task], journal: Journal, work: Work, 
     return status or int(bool(failed))
 
 
-def _shown(tasks: Sequence[Task]) -> Iterator[Task]:
-    "The tasks, with a progress bar where somebody looks on."
+def _shown(tasks: Sequence[Task], done: Generator) -> Iterator:
+    "What is done, with a progress bar where somebody looks on."
     from tqdm import tqdm
 
     silent = len(tasks) < 2 or not sys.stderr.isatty()
-    yield from tqdm(tasks, unit="photo", disable=silent, file=sys.stderr)
+    with contextlib.closing(done):
+        yield from tqdm(done, total=len(tasks), unit="photo", disable=silent, file=sys.stderr)
 
 
-def _rows_of(batch: Batch, task: Task, journal: Journal, work: Work) -> list[dict]:
-    "A photograph's rows: from the journal if it is done, else after doing it."
-    from retinal_tl.findings import attempt
+def _do_all(
+    batch: Batch, tasks: Sequence[Task], journal: Journal, prepare: Prepare
+) -> Generator[tuple[Task, list[dict]], None, None]:
+    "The rows of each photograph: from the journal if it is done, else after doing it."
+    known: list[tuple[Task, list[dict]]] = []  # met on the way to what is to be done
+    before: dict[str, Mapping] = {}  # lines of the journal of what is in hand
 
-    line = journal.done.get(task.key)
-    facts, problem = attempt(task.path, lambda: photo_facts(task.path, line))
-    same = facts is not None and is_done(line, facts, batch.made)
-    if line and same and not batch.overwrite and _is_whole(batch, task, line):
-        return line["rows"]
-    earlier = list(line["files"]) if line else []
-    if line and facts is None and line.get("digest"):  # not there today: what was found in it stays
-        say(f"{problem} What was found in it earlier is kept.")
-        return [dict(row, problem=row.get("problem") or problem) for row in line["rows"]]
-    if line and line.get("digest"):
-        journal.write(dict(photo=task.key, rows=[], files=earlier))
-    done, problem = attempt(task.path, lambda: _careful(task, work))
-    rows, entry = done or ([dict(photo=printable(task.path), problem=problem)], None)
-    if problem:
-        say(problem)
-    rows = [{name: plain(value) for name, value in row.items()} for row in rows]
-    files = list(batch.files(task.name)) if done else []
-    stale = [name for name in earlier if name not in files]
-    if same and not problem:
-        files, stale = [*files, *stale], []
-    if batch.output:
-        _keep(batch.output, task, entry, stale)
-    new: dict[str, Any] = dict(photo=task.key, rows=rows, files=files)
-    if done:
-        new |= dict(made=batch.made, **(facts or {}))
-    if new != journal.done.get(task.key):  # it is equal where a photograph fails again
-        journal.write(new)
-    return rows
+    def to_do() -> Iterator[Task]:
+        for task in tasks:
+            rows, line = _known(batch, task, journal), journal.done.get(task.key)
+            if rows is not None:
+                known.append((task, rows))
+                continue
+            if line:
+                before[task.key] = line
+            if line and line.get("digest"):
+                journal.write(dict(photo=task.key, rows=[], files=line["files"]))
+            yield task
 
-
-def _careful(task: Task, work: Work) -> Any:
-    "Do a photograph; where nothing more can be written, end the batch."
-    try:
-        return work(task)
-    except RetinalError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
-            raise SystemExit(str(error).rstrip(".")) from error
-        raise
+    waiting = to_do()
+    first = next(waiting, None)  # where nothing is to be done, nobody is called to work
+    yield from known
+    known.clear()
+    if first:
+        with contextlib.closing(_each_done(batch, prepare, itertools.chain([first], waiting))) as answers:
+            for task, done in answers:
+                yield from known
+                known.clear()
+                yield task, _settle(batch, task, done, before.pop(task.key, None), journal)
+    yield from known
 
 
 def _is_whole(batch: Batch, task: Task, line: Mapping) -> bool:
@@ -204,10 +312,9 @@ def _is_whole(batch: Batch, task: Task, line: Mapping) -> bool:
     return all(name in line["files"] and (batch.output / name).is_file() for name in batch.files(task.name))
 
 
-def _keep(output: Path, task: Task, entry: ReportPhoto | None, stale: Sequence[str]) -> None:
+def _keep(output: Path, task: Task, shown: Mapping[str, Any] | None, stale: Sequence[str]) -> None:
     "Keep what the page shows of a photograph, and remove files that no longer hold what is reported."
-    if entry:
-        shown = {name: plain(value) for name, value in asdict(entry).items() if name != "rows"}
+    if shown:
         write_page(output, task.key, shown)
     for name in stale:
         with contextlib.suppress(OSError):

@@ -104,6 +104,7 @@ def open_journal(
             raise RetinalError(f"{name} cannot be written to ({error.strerror}): choose another folder.") from error
         yield journal
         journal.file.close()
+        _sweep(output, journal.names.values())  # what workers were writing that died
         with contextlib.suppress(RetinalError):  # a longer one holds the same
             _shorten(path, journal)
 
@@ -161,7 +162,7 @@ def _shorten(path: Path, journal: Journal) -> None:
     lines += [dict(names=journal.names)] if journal.names else []
     lines += [dict(asked=[], problems=journal.problems)] if journal.problems else []
     lines += [journal.done[key] for key in order]
-    if len(lines) != journal.lines:
+    if len(lines) != journal.lines or order != list(journal.done):
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 # %% ../nbs/45a_journal.ipynb #jou-done

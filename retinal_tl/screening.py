@@ -9,17 +9,20 @@ import argparse
 import hashlib
 import json
 import os
+import socket
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .batch import Batch, Task, do_batch, say
+from .batch import Batch, Task, Work, do_batch, say
 from .core import BUILTIN, LESIONS, RetinalError, nearest, printable
 from .journal import open_journal
 from .photos import Meant, find_photos, folders_of
 from .thresholds import ALL, choose_thresholds, parse_numbers, say_thresholds, threshold_at
+from .workers import add_crew, crew_of
 from .writers import OVERLAYS, WRITERS, check_formats, output_files
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
@@ -51,6 +54,7 @@ def segment_file(
     runs: Sequence[Run],  # of stage 2
     base: str | Path,  # folder and stem of the files that are written
     options: SegmentOptions = SegmentOptions(),  # frozen, so one will do for all
+    check: Callable[[], None] | None = None,  # is called before anything is written, and may raise `RetinalError`
 ) -> tuple[list[dict], ReportPhoto | None]:  # a row of the report for each lesion; what the HTML report shows
     "Write what is found in one photograph. Raises `RetinalError` if it cannot be used."
     from retinal_tl.findings import find_lesions, lesion_rows, masks_at, write_findings
@@ -65,15 +69,10 @@ def segment_file(
     entry, size = None, options.picture_bytes
     if size:
         entry = report_photo(found.name, found.photo, masks, rows, found.warnings, size, found.ungradable)
-    _warn(path, found.warnings)
+    if check:
+        check()
     write_findings(Path(base), found, masks, limits, options.formats, options.overlay, options.keep_ids)
     return rows, entry
-
-
-def _warn(path: str | Path, warnings: Sequence[str]) -> None:
-    "Say what is unusual about a photograph, in one line."
-    if warnings:
-        say(f"{printable(path)}: warning: {' '.join(warnings)}")
 
 # %% ../nbs/47_screening.ipynb #cell-34
 CLASSIFY_COLUMNS = (
@@ -115,7 +114,6 @@ def classify_file(
         warning=" ".join(warnings),
         problem="",
     )
-    _warn(path, warnings)
     if not picture_bytes:
         return [row], None
     return [row], report_photo(name, photo, {}, [row], warnings, picture_bytes, because)
@@ -143,25 +141,22 @@ def segment_command(
     formats = () if arguments.maps is False else tuple(dict.fromkeys(arguments.format or ["png"]))
     overlay = arguments.overlay or ("jpeg" if "png" in formats or not formats else "none")
     meant, output = _meant(arguments)
-
-    def work(task: Task) -> tuple[list[dict], ReportPhoto | None]:
-        options = SegmentOptions(limits, lesions, formats, overlay, task.picture_bytes, arguments.keep_ids)
-        rows, entry = segment_file(task.path, runs, output / task.name, options)
-        return [row | dict(files=printable(task.name)) for row in rows], entry
-
+    options = SegmentOptions(limits, lesions, formats, overlay, keep_ids=arguments.keep_ids)
     batch = Batch(
         command="segment",
         meant=meant,
         columns=(*COLUMNS, "files", *ENDS),
-        made=dict(_version(), models=[model_id(run) for run in runs], thresholds=limits, keep_ids=arguments.keep_ids),
+        made=dict(_made(runs), thresholds=limits, keep_ids=arguments.keep_ids),
         output=output,
         report=arguments.report,
         files=lambda name: output_files(name, lesions, formats, overlay),
         cards=[run.card for run in runs],
         dialect=arguments.csv_dialect,
         overwrite=arguments.overwrite,
+        crew=crew_of(arguments),
     )
-    status = do_batch(batch, work)
+    models = [str(run.folder.absolute()) for run in runs] if batch.crew else runs
+    status = do_batch(batch, partial(_segmenting, models, _made(runs), arguments.quality, output, options))
     return status if status > 1 else _join_annotations(output, formats) or status
 
 
@@ -187,11 +182,37 @@ def _join_annotations(output: Path, formats: Collection[str]) -> int:  # exit st
     return 0
 
 
-def _version() -> dict[str, str]:
-    "The version of this library, in which a result may have another meaning."
+def _segmenting(
+    models: Sequence[str | Run], made: Mapping, quality: str, output: Path, options: SegmentOptions
+) -> Work:
+    "What outlines lesions in one photograph, with models that are loaded now, in whatever process."
+    from retinal_tl.inference import at_quality, load_segmenters
+
+    runs = [at_quality(run, quality) for run in load_segmenters(models)]
+    _refuse_others(runs, made)
+
+    def work(task: Task) -> tuple[list[dict], ReportPhoto | None]:
+        base, own = output / task.name, replace(options, picture_bytes=task.picture_bytes)
+        rows, entry = segment_file(task.path, runs, base, own, task.check)
+        return [row | dict(files=printable(task.name)) for row in rows], entry
+
+    return work
+
+
+def _made(runs: Sequence[Run]) -> dict[str, Any]:
+    "The version of this library, in which a result may have another meaning, and the models."
     from retinal_tl import __version__
 
-    return dict(retinal_tl=__version__)
+    return dict(retinal_tl=__version__, models=[model_id(run) for run in runs])
+
+
+def _refuse_others(runs: Sequence[Run], made: Mapping) -> None:
+    "Raise `RetinalError` in a worker that has another library or other models than the command."
+    if _made(runs) != made:
+        raise RetinalError(
+            f"A worker on {socket.gethostname()} has another retinal_tl or other models than this command: "
+            "install and copy the same there."
+        )
 
 
 def _limits(runs: Sequence[Run], lesions: Collection[str], arguments: argparse.Namespace) -> dict[str, float]:
@@ -222,15 +243,21 @@ def _chosen(runs: Sequence[Run], wanted: Collection[str] | None) -> tuple[str, .
 
 def _meant(arguments: argparse.Namespace) -> tuple[Meant, Path]:
     "The photographs, and the output folder, made if need be."
-    output = Path(arguments.output)
+    output = Path(os.path.abspath(arguments.output) if arguments.scheduler else arguments.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RetinalError(f"{printable(output)} cannot be the output folder: {error.strerror}.") from None
     if not os.access(output, os.W_OK | os.X_OK):
         raise RetinalError(f"{printable(output)} cannot be written to: choose another folder.")
-    _refuse_input_folder(output, arguments.photo)
-    return find_photos(arguments.photo, arguments.recursive, output), output
+    names = _names(arguments)
+    _refuse_input_folder(output, names)
+    return find_photos(names, arguments.recursive, output), output
+
+
+def _names(arguments: argparse.Namespace) -> list[str]:
+    "The photographs, folders and patterns; in full where processes are to find them that began in other folders."
+    return [os.path.abspath(name) for name in arguments.photo] if arguments.scheduler else arguments.photo
 
 
 def _refuse_input_folder(output: Path, names: Iterable[str]) -> None:
@@ -255,7 +282,7 @@ def classify_command(
     if arguments.output:
         meant, output = _meant(arguments)
     else:
-        meant, output = find_photos(arguments.photo, arguments.recursive), None
+        meant, output = find_photos(_names(arguments), arguments.recursive), None
     width = max([len(printable(path)) for path in meant.photos] + [5])
     if meant.photos:
         print(f"{'photo':<{width}}  lesion_probability  {'lesion':<10}  warning")
@@ -269,14 +296,25 @@ def classify_command(
         command="classify",
         meant=meant,
         columns=CLASSIFY_COLUMNS,
-        made=dict(_version(), models=[model_id(run)], threshold=limit),
+        made=dict(_made([run]), threshold=limit),
         output=output,
         report=arguments.report,
         cards=[run.card],
         dialect=arguments.csv_dialect,
         overwrite=arguments.overwrite,
+        crew=crew_of(arguments),
     )
-    return do_batch(batch, lambda task: classify_file(task.path, run, limit, task.picture_bytes), tell)
+    model = str(run.folder.absolute()) if batch.crew else run
+    return do_batch(batch, partial(_classifying, model, _made([run]), limit), tell)
+
+
+def _classifying(model: str | Run, made: Mapping, limit: float) -> Work:
+    "What classifies one photograph, with a model that is loaded now, in whatever process."
+    from retinal_tl.inference import load_run
+
+    run = load_run(model, "classifier")
+    _refuse_others([run], made)
+    return lambda task: classify_file(task.path, run, limit, task.picture_bytes)
 
 
 def _limit(run: Run, arguments: argparse.Namespace) -> float:
@@ -329,6 +367,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add("--recursive", action=yes_or_no, default=True, help="look into sub-folders (default: yes)")
     add("--overwrite", action="store_true", help="do again what an earlier start has done")
     add("--csv-dialect", default="excel", choices=("excel", "excel-semicolon", "excel-tab"), help=dialect)
+    add_crew(parser)
 
 # %% ../nbs/47_screening.ipynb #bat-add
 def add_segment(

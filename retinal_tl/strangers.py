@@ -192,6 +192,7 @@ def open_network(
     _bound_memory()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is said by our errors
+    options.intra_op_num_threads = available_cores()  # by itself it takes cores that this process may not use
     options.add_session_config_entry("session.load_model_format", "ONNX")  # the other format is checked less
     options.add_session_config_entry("session.use_env_allocators", "1")
     left_out = [] if folded_values(contents) <= MOST_FOLDED else ["ConstantFolding"]

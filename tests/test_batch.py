@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import random
@@ -17,9 +18,11 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from retinal_tl.batch import Batch, do_batch
 from retinal_tl.command import main
+from retinal_tl.core import RetinalError, write_text
 from retinal_tl.images import write_png
-from retinal_tl.photos import PLACE
+from retinal_tl.photos import PLACE, find_photos
 from retinal_tl.synthetic import phantom
 from toy_runs import write_toy_run
 
@@ -196,8 +199,6 @@ def test_the_second_of_two_starts_is_told_who_holds_the_folder(place, capsys):
 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_batch_and_loses_nothing(place, capsys):
-    import errno
-
     write_eyes("eyes", 6)
     assert segment("eyes", output="whole") == 0
     real, written = os.replace, []
@@ -301,3 +302,65 @@ def test_a_journal_that_lies_leads_nowhere(place):
     assert segment("eyes") == 0
     assert Path("precious.txt").read_text() == "mine" and Path("found/patient000/left_overlay.jpg").exists()
     assert "<script>alert" not in Path("found/report.html").read_text() and not list(place.glob("left*"))
+
+
+def bytes_of(task):
+    """Work that needs no model: how many bytes a photograph has, in a file."""
+    size = len(task.path.read_bytes())
+    write_text(Path("found") / f"{task.name}.txt", str(size))
+    return [dict(photo=str(task.path), count=size)], None
+
+
+def do_plain(work=bytes_of, eyes="eyes"):
+    """A batch of that work."""
+    Path("found").mkdir(exist_ok=True)
+    columns, files = ("photo", "count", "problem"), lambda name: [f"{name}.txt"]
+    return do_batch(Batch("segment", find_photos([eyes]), columns, {}, Path("found"), files=files), lambda: work)
+
+
+@pytest.fixture
+def three(tmp_path, monkeypatch):
+    """Three files that pass for photographs."""
+    monkeypatch.chdir(tmp_path)
+    Path("eyes").mkdir()
+    for name in "abc":
+        Path("eyes", f"{name}.png").write_text(name)
+
+
+def test_a_photograph_that_vanishes_while_it_is_read_costs_itself(three, capsys):
+    def vanishing(task):
+        if task.path.name == "b.png":
+            task.path.unlink()
+        return bytes_of(task)
+
+    assert do_plain(vanishing) == 1
+    assert "eyes/b.png could not be done: No such file or directory." in capsys.readouterr().err
+    assert [row["count"] for row in read_report("found")] == ["1", "", "1"] and not Path("found/b.txt").exists()
+
+
+def test_want_of_memory_costs_the_photograph_in_hand(three, capsys):
+    def large(task):
+        return bytes_of(task) if task.path.name != "b.png" else ([0] * 10**17, None)
+
+    assert do_plain(large) == 1 and do_plain() == 0
+    assert "eyes/b.png could not be done: there is not enough memory for it." in capsys.readouterr().err
+    assert [row["count"] for row in read_report("found")] == ["1", "1", "1"]
+
+
+def test_a_clock_that_jumps_back_changes_nothing(three):
+    for name in "abc":
+        os.utime(f"eyes/{name}.png", (4e9, 4e9))  # taken in 2096, as it seems by then
+    assert do_plain() == 0
+    whole, seen = contents("found"), []
+    with patch("time.time", lambda: 1.0), patch("time.time_ns", lambda: 10**9):
+        assert do_plain(lambda task: seen.append(task) or bytes_of(task)) == 0
+    assert not seen and contents("found") == whole
+
+
+@pytest.mark.parametrize("what", ["retinal_tl.journal.open", "retinal_tl.core.os.replace"])
+def test_an_output_that_is_read_only_is_said_before_the_first_photograph(three, what):
+    seen = []
+    trouble = patch(what, side_effect=OSError(errno.EROFS, "Read-only file system", "found"), create=True)
+    with trouble, pytest.raises(RetinalError, match="found.*Read-only file system"):
+        do_plain(lambda task: seen.append(task) or bytes_of(task))
+    assert not seen
