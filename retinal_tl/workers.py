@@ -111,7 +111,7 @@ def _room(client: Client, crew: Crew, wait: bool) -> int:
     return threads
 
 
-_PATIENCE = 300  # seconds without any worker on this machine
+_PATIENCE = 1800  # seconds without any worker on this machine
 
 
 def _answer(future: Future, result: Any, one: _Try, crew: Crew) -> Answer | None:

@@ -114,7 +114,7 @@ def test_the_same_files_from_any_number_of_processes(place, capsys):
     for more, kill in ((), 3), (("--workers", "2"), 6):
         process = subprocess.Popen([*PROCESS, *words, "found", *more], stderr=subprocess.PIPE)
         deadline = time.monotonic() + 120
-        while lines_of("found") < kill and process.poll() is None and time.monotonic() < deadline:
+        while lines_of(Path("found")) < kill and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         workers = psutil.Process(process.pid).children(recursive=True)
         process.kill()

@@ -4,8 +4,8 @@
     python tools/build/soak.py --kills 2 --kinds segment workers --photos 6
 
 The kinds: `segment` with one process, `workers` with two more (the first process or one of the two is killed),
-`classify` and `evaluate`. A kill is SIGKILL or SIGTERM. The photographs are small phantoms, and the networks one line of
-arithmetic each (`tests/toy_runs.py`). What was seen goes to a file with --output, and the exit status is 1 where a file
+`classify` and `evaluate`. A kill is SIGKILL or SIGTERM. The photographs are small phantoms, and the networks one line
+of arithmetic each (`tests/toy_runs.py`). What was seen goes to a file with --output; the exit status is 1 where a file
 differs, a temporary one stayed or a traceback was shown.
 """
 
@@ -23,14 +23,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "tools" / "figures")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "figures"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "tests"))
 from batch_killed import contents, lines_of
 
 from retinal_tl.images import write_png
 from retinal_tl.synthetic import phantom
 from toy_runs import write_toy_run
 
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 COMMAND = [sys.executable, "-c", "import sys; from retinal_tl.command import main; sys.exit(main())"]
 KINDS = {
     "segment": ["segment", "data/images", "--model", "run", "--format", "png,geojson"],
