@@ -25,7 +25,7 @@ help:
 	@echo "make install   make the environment in $(VENV), with all that building needs"
 	@echo "make check     what to run before every commit: style, types, library equals notebooks, the fast tests (two minutes)"
 	@echo "make test      run every test: notebooks, tests/, both Keras backends (twenty-five minutes)"
-	@echo "make fuzz      ten thousand damaged files through every door; CASES=..., SEED=... for other ones (an hour on two cores)"
+	@echo "make fuzz      ten thousand damaged files through every door; CASES=..., SEED=... for other ones"
 	@echo "make run       both stages on synthetic eyes, into runs/"
 	@echo "make export    write the library from the notebooks and clean the notebooks"
 	@echo "make readme    write README.md from nbs/index.ipynb"
