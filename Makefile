@@ -25,7 +25,7 @@ help:
 	@echo "make install   make the environment in $(VENV), with all that building needs"
 	@echo "make check     what to run before every commit: style, types, library equals notebooks, the fast tests (two minutes)"
 	@echo "make test      run every test: notebooks, tests/, both Keras backends (twenty-five minutes)"
-	@echo "make fuzz      ten thousand damaged files through every door; CASES=..., SEED=... for other ones (an hour on two cores)"
+	@echo "make fuzz      ten thousand damaged files through every door; CASES=..., SEED=... for other ones"
 	@echo "make soak      kill every kind of batch fifty times and more, and compare what is left with an unbroken one (an hour)"
 	@echo "make run       both stages on synthetic eyes, into runs/"
 	@echo "make bench     speed beside other libraries, into results/bench-<machine>.json (twenty minutes; installs the extra bench)"
