@@ -157,10 +157,14 @@ def bars(rows: Sequence[Row], width: int = 40) -> str:
 
 def write(path: Path, about: dict, rows: Sequence[Row], skipped: dict[str, str]) -> None:
     """All of it as JSON; other parts that the file holds stay, with when and on what they were measured."""
-    known = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    earlier = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else dict(rows=[], machine=dict(versions={}))
+    )
+    known, versions = earlier["rows"], earlier["machine"]["versions"] | about["machine"]["versions"]
     parts = {row.part for row in rows}
     when = dict(measured=about["measured"], commit=about["machine"]["commit"], load=about["machine"]["load_before"])
     new = [asdict(row) | dict(met=row.met, quick=about["quick"], **when) for row in rows]
+    about = about | dict(machine=about["machine"] | dict(versions=versions))
     kept = dict(about, rows=[row for row in known if row["part"] not in parts] + new, skipped=skipped)
     rounded = json.loads(json.dumps(kept), parse_float=lambda text: float(f"{float(text):.4g}"))
     path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
