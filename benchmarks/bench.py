@@ -28,13 +28,17 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     about = dict(machine=machine(), measured=datetime.now(UTC).isoformat(timespec="minutes"), quick=arguments.quick)
-    rows, skipped = measure(arguments.only or list(PARTS), arguments.quick)
-    print(table(rows), "\n\nratios", bars(rows), sep="\n")
     processor = re.sub(r"\W+", "-", str(about["machine"]["processor"])).strip("-").lower()
     default = REPOSITORY / "results" / f"bench-{processor}-{about['machine']['cores']}.json"
     path = arguments.output or (None if arguments.quick else default)
+    rows, skipped = [], {}
+    for name, found, why in measure(arguments.only or list(PARTS), arguments.quick):
+        rows += found
+        skipped |= {name: why} if why else {}
+        if path:
+            write(path, about | dict(command="make bench"), rows, skipped)  # at once: it can be stopped
+    print(table(rows), "\n\nratios", bars(rows), sep="\n")
     if path:
-        write(path, about | dict(command="make bench"), rows, skipped)
         print(f"\nwritten: {path}")
 
 

@@ -74,19 +74,26 @@ def alternate(ours: Callable[[], object], other: Callable[[], object], rounds: i
     )
 
 
+# A new process inherits the memory mark of the one that starts it, so a small one stands in between.
+LAUNCHER = """
+import json, resource, subprocess, sys, time
+begun = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+used, scale = resource.getrusage(resource.RUSAGE_CHILDREN), 1 if sys.platform == "darwin" else 1024
+seconds, cpu = time.perf_counter() - begun, used.ru_utime + used.ru_stime
+about = dict(seconds=seconds, cpu=cpu, memory=used.ru_maxrss * scale / 1e9)
+print(json.dumps(about | dict(status=done.returncode, said=done.stderr[-500:])))
+"""
+
+
 def child(command: Sequence[str]) -> dict[str, float]:
     """Seconds, processor seconds and most memory (GB) of a command, which must succeed."""
-    begun = time.perf_counter()
     environment = os.environ | dict(PYTHONPATH=str(REPOSITORY))
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    said = process.stderr.read().decode(errors="replace")
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {said[-500:]}")
-    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    seconds = time.perf_counter() - begun
-    return dict(seconds=seconds, cpu=used.ru_utime + used.ru_stime, memory=used.ru_maxrss * scale / 1e9)
+    launched = [sys.executable, "-S", "-c", LAUNCHER, *command]
+    used = json.loads(subprocess.run(launched, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    if used["status"]:
+        raise RuntimeError(f"{' '.join(command)} failed: {used['said']}")
+    return used
 
 
 def machine() -> dict[str, object]:
@@ -150,10 +157,14 @@ def bars(rows: Sequence[Row], width: int = 40) -> str:
 
 def write(path: Path, about: dict, rows: Sequence[Row], skipped: dict[str, str]) -> None:
     """All of it as JSON; other parts that the file holds stay, with when and on what they were measured."""
-    known = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    earlier = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else dict(rows=[], machine=dict(versions={}))
+    )
+    known, versions = earlier["rows"], earlier["machine"]["versions"] | about["machine"]["versions"]
     parts = {row.part for row in rows}
     when = dict(measured=about["measured"], commit=about["machine"]["commit"], load=about["machine"]["load_before"])
     new = [asdict(row) | dict(met=row.met, quick=about["quick"], **when) for row in rows]
+    about = about | dict(machine=about["machine"] | dict(versions=versions))
     kept = dict(about, rows=[row for row in known if row["part"] not in parts] + new, skipped=skipped)
     rounded = json.loads(json.dumps(kept), parse_float=lambda text: float(f"{float(text):.4g}"))
     path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")

@@ -23,6 +23,7 @@ from retinal_tl.core import LESIONS
 from retinal_tl.inference import crop_maps, load_run, segment_prepared
 from retinal_tl.preprocess import Preprocessing, find_field_of_view, prepare
 
+COMMAND = ["-c", "import sys; from retinal_tl.command import main; sys.exit(main())"]  # as installed
 MIRRORS = {"none": [(1, 1)], "half_turn": [(1, 1), (-1, -1)]}
 
 
@@ -310,10 +311,10 @@ def start_up(plan: Plan) -> list[Row]:
 
     if not eye.exists():
         write_example(eye, 512)
-    segment = ["-m", "retinal_tl.command", "segment", str(eye), "--model", "builtin-fast", "--quality", "fast"]
+    segment = [*COMMAND, "segment", str(eye), "--model", "builtin-fast", "--quality", "fast"]
     ways = {
         "import retinal_tl": ["-c", "import retinal_tl"],
-        "retinal_tl --help": ["-m", "retinal_tl.command", "--help"],
+        "retinal_tl --help": [*COMMAND, "--help"],
         "first photograph, builtin-fast, fast": [*segment, "--overwrite", "--output", str(plan.folder / "first")],
     }
     rows = []
@@ -340,7 +341,7 @@ def start_up(plan: Plan) -> list[Row]:
 
 def growth(plan: Plan) -> list[Row]:
     """Time, memory and bytes with more photographs and with more pixels."""
-    rows, base = [], [sys.executable, "-m", "retinal_tl.command", "segment"]
+    rows, base = [], [sys.executable, *COMMAND, "segment"]
     model = ["--model", "builtin-fast", "--quality", "fast"]
     sizes = (3, 12) if plan.quick else (1, 3, 12, 24, 48, 96)
     for size in sizes:
@@ -357,6 +358,7 @@ def growth(plan: Plan) -> list[Row]:
         for i in range(count):
             os.link(photograph(plan.folder, 3), folder / f"{i}.jpg")
         used = child([*base, str(folder), *model, "--output", str(plan.folder / f"many{count}")])
+        assert len(list((plan.folder / f"many{count}").glob("*_overlay.jpg"))) == count
         seconds[count] = used["seconds"]
         rows.append(Row("growth", f"{count} photographs of 3 megapixels: time", used["seconds"]))
     counts = sorted(seconds)
@@ -374,7 +376,10 @@ def _memory(what: str, gigabytes: float, limit: float | None) -> Row:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """What was written, which is something."""
+    found = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert found, f"nothing was written to {folder}"
+    return found
 
 
 def _many(few: int, many: int, plan: Plan, base: list[str]) -> Row:
@@ -389,6 +394,7 @@ def _many(few: int, many: int, plan: Plan, base: list[str]) -> Row:
         for i in range(count):
             cv2.imwrite(str(folder / f"{i:03}.jpg"), eye)
         used.append(child([*base, str(folder), "--model", str(run), "--output", str(plan.folder / f"done{count}")]))
+        assert len(list((plan.folder / f"done{count}").glob("*_overlay.jpg"))) == count
     ratio = used[1]["memory"] / used[0]["memory"]
     what = f"{many} photographs: memory over that of {few}"
     return Row("growth", what, used[1]["memory"], used[0]["memory"], "", ratio, target=1.1, at_least=False, unit="GB")
@@ -405,15 +411,14 @@ PARTS = {
 }
 
 
-def measure(names: list[str], quick: bool) -> tuple[list[Row], dict[str, str]]:
-    """The rows of some parts, and why others were left out."""
-    rows, skipped = [], {}
+def measure(names: list[str], quick: bool) -> Iterator[tuple[str, list[Row], str]]:
+    """Each part's name, its rows, and why it was left out."""
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            begun = time.monotonic()
+            begun, rows, why = time.monotonic(), [], ""
             try:
-                rows += PARTS[name](Plan(Path(folder), quick))
+                rows = PARTS[name](Plan(Path(folder), quick))
             except ImportError as error:
-                skipped[name] = f"{error.name} is not installed: pip install 'retinal_tl[bench]'"
-            print(f"{name}: {skipped.get(name) or f'{time.monotonic() - begun:.0f} s'}", flush=True)
-    return rows, skipped
+                why = f"{error.name} is not installed: pip install 'retinal_tl[bench]'"
+            print(f"{name}: {why or f'{time.monotonic() - begun:.0f} s'}", flush=True)
+            yield name, rows, why
