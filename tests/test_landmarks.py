@@ -194,3 +194,14 @@ def test_the_figures_on_the_risk_are_those_of_its_table():
     judging = [row for row in rows if row["half"] == "judge"]
     for name, part in (("all", rows), ("the half to judge on", judging)):
         assert figures[name] == risk_script.agreement(part)
+
+
+def test_the_places_on_photographs_are_those_that_the_page_reports():
+    with open(ROOT / "results" / "landmarks.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(ROOT / "results" / "landmarks_by_hand.csv", newline="") as file:
+        judging = {row["photograph"] for row in csv.DictReader(file) if row["part"] == "judge"}
+    assert len(rows) == 443 and sum(row["fovea_x"] != "" for row in rows) >= 0.9 * 443
+    discs = [float(row["disc_error"]) for row in rows if row["disc_error"]]
+    foveas = [float(row["fovea_error"]) for row in rows if row["photograph"] in judging and row["fovea_error"]]
+    assert (len(discs), len(foveas)) == (436, 28) and max(discs) < 0.5 and max(foveas) < 0.25
