@@ -249,7 +249,9 @@ def torch_files() -> list[Sample]:
 
     from retinal_tl.natural import _MAGIC
 
-    tensor = b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\x03\0\0\0cpuK\x0cNtQK\0K\3K\4\x86K\4K\1\x86tR"
+    tensor = (
+        b"((X\x07\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\x03\0\0\0cpuK\x0cNtQK\0K\3K\4\x86K\4K\1\x86tR"
+    )
     files = []
     for word in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"cos\nsystem\n", b"cbuiltins\neval\n"):
         body = b"\x80\x02}(X\1\0\0\0w" + word + tensor + b"u."
