@@ -168,6 +168,10 @@ def _ordered(model: Any) -> bytes:
     kept = [weights[name] for name in names if name in weights]
     for weight in kept:
         weight.name = names[weight.name]
+    for tensor in (*graph.input, *graph.output):  # free sizes are numbered by a count of the whole process
+        for name, size in zip(("n", "height", "width"), tensor.type.tensor_type.shape.dim):
+            if size.dim_param:
+                size.dim_param = name
     graph.CopyFrom(onnx.helper.make_graph(nodes, graph.name, graph.input, graph.output, kept))
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
@@ -189,6 +193,22 @@ def _needed_first(graph: Any) -> list:  # of nodes
             waiting += [(name, True), *((needed, False) for needed in reversed(node.input))]
     return order
 
+# %% ../nbs/27a_network_files.ipynb #nf-doubles
+def _without_doubles(graph: Any) -> None:
+    "Of steps that do the same to the same maps keep the first. The steps come in the order in which they are done."
+    values = {weight.name: (weight.data_type, tuple(weight.dims), weight.raw_data) for weight in graph.initializer}
+    first: dict[Any, list[str]] = {}
+    same: dict[str, str] = {}
+    ends = {value.name for value in graph.output}
+    for node in list(graph.node):
+        node.input[:] = [same.get(name, name) for name in node.input]
+        how = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+        key = (node.op_type, tuple(values.get(name, name) for name in node.input), tuple(how))
+        kept = first.setdefault(key, list(node.output))
+        if kept != list(node.output) and not ends & set(node.output):
+            same |= dict(zip(node.output, kept))
+            graph.node.remove(node)
+
 # %% ../nbs/27a_network_files.ipynb #nf-engine
 def for_engine(
     contents: bytes,  # of an ONNX file, as the converter wrote it
@@ -202,6 +222,7 @@ def for_engine(
     _without_turns(model.graph)
     _channels_first(model.graph)
     model = onnx.load_from_string(_ordered(model))  # where each map comes after what it is made of
+    _without_doubles(model.graph)
     _without_joints(model)
     return _ordered(model)
 

@@ -386,7 +386,7 @@ def test_keras_weights_that_do_not_fit_the_card(tmp_path):
     run = write_toy_run(tmp_path / "run", encoder="vgg16", width=0.05)
     (run / "model.keras").write_bytes(b"PK\3\4 no such archive")
     add_file(run, "model.keras")
-    assert "does not fit its card" in refusal(run, "saved_model", tmp_path / "out")
+    assert "is not a file of weights that can be read safely" in refusal(run, "saved_model", tmp_path / "out")
 
 
 def test_words_of_a_card_stay_words(tmp_path):

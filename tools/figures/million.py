@@ -1,6 +1,6 @@
 """A million photographs over a hundred workers, on paper: how long, what is lost, and where it breaks first.
 
-    python tools/figures/million.py --output results/million.json       about a minute
+    python tools/figures/million.py results/million.json       about a minute
 
 The loop of `retinal_tl.workers` is simulated, with its rules and with time that is only counted: one photograph in hand
 for each worker that lives, what a dead worker had in hand is tried again, and what two workers died of is set aside.
@@ -154,7 +154,7 @@ def main() -> int:
         "--sample", type=int, default=5000, help="photographs in the real journal (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--output", type=Path, help="a file for the answer")
+    parser.add_argument("output", type=Path, help="a file for the answer")
     given = parser.parse_args()
     each = measure(given.sample)
     assumed = Assumed(given.photographs, given.workers, line_seconds=each["line_seconds"])
@@ -178,8 +178,7 @@ def main() -> int:
         ideal_hours=round(ideal, 2),
     )
     text = json.dumps(answer, indent=1) + "\n"
-    if given.output:
-        given.output.write_text(text)
+    given.output.write_text(text)
     print(text)
     return int(seen.done + seen.set_aside != given.photographs)
 
