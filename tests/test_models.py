@@ -13,6 +13,7 @@ from retinal_tl.registries import ENCODERS, LOSSES, POOLINGS, TRANSFERS
 from retinal_tl.segmenter import build_segmenter, finetune, transfer_encoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.jax]
+on_one_backend = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="what it tests knows no backend")
 
 WIDTH, SIDE, COUNT = 0.125, 32, 4
 
@@ -83,6 +84,7 @@ def test_every_entry_is_there_and_says_what_it_needs(registry):
         assert set(registry.needs(name)) == said[registry.kind]
 
 
+@on_one_backend
 @pytest.mark.parametrize("name", OWN["encoder"])
 def test_encoders_need_what_they_say(name):
     needs, segmenter = ENCODERS.needs(name), build_segmenter(name, WIDTH)
@@ -154,6 +156,7 @@ def own():
     LOSSES.remove("squared")
 
 
+@on_one_backend
 def test_one_call_adds_an_encoder_a_transfer_and_a_loss(own, photos, masks, tmp_path):
     """Both stages take them as they take the library's own: trained, in mixed precision too, saved and read."""
     classifier = build_classifier("two_scales", WIDTH, "logsumexp", l2=1e-4)
