@@ -31,9 +31,9 @@ COLUMNS = ("image", *(f"{way}_{lesion}" for way in WAYS for lesion in LESIONS))
 PLACE = 5  # pixels that hold the highest probability
 
 
-def highest(maps: np.ndarray) -> list[float]:
-    """Of float32 (side, side, lesions), the fifth highest probability of each lesion."""
-    flat = maps.reshape(-1, maps.shape[-1])
+def highest(maps: np.ndarray, inside: np.ndarray) -> list[float]:
+    """Of float32 (side, side, lesions), the fifth highest probability of each lesion in the field of view."""
+    flat = maps[inside]
     return [float(value) for value in np.partition(flat, -PLACE, axis=0)[-PLACE]]
 
 
@@ -47,7 +47,7 @@ def row_of(prepared: Prepared, run: Run) -> dict[str, str]:
     return {
         f"{way}_{lesion}": f"{value:.6g}"
         for way, each in found
-        for lesion, value in zip(run.card.lesions, highest(each))
+        for lesion, value in zip(run.card.lesions, highest(each, prepared.inside))
     }
 
 
