@@ -96,7 +96,12 @@ def pytest_collection_modifyitems(config, items):
     compared = {REPOSITORY / "nbs" / f"{name}.ipynb" for name in names}
     twice = [item for item in items if isinstance(item, Notebook) and item.path in compared]
     config.hook.pytest_deselected(items=twice)
-    rank = lambda item: 0 if item.get_closest_marker("long") else 2 if isinstance(item, Notebook) else 1
+
+    def rank(item):
+        if not isinstance(item, Notebook):
+            return 0 if item.get_closest_marker("long") else 1
+        return 2 if item.path.parent.name == "tutorials" else 3  # a tutorial trains: it would be left alone at the end
+
     items[:] = sorted((item for item in items if item not in twice), key=rank)
 
 
