@@ -261,7 +261,10 @@ def strike_dicom(data: bytes, chance: random.Random) -> bytes:
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset.save_as(stream, enforce_file_format=False)
+        try:
+            dataset.save_as(stream, enforce_file_format=False)
+        except Exception:  # pydicom does not write what cannot be written
+            return data
     return stream.getvalue()
 
 
