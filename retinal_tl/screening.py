@@ -135,7 +135,8 @@ def segment_command(
     from retinal_tl.findings import COLUMNS
     from retinal_tl.inference import at_quality, load_segmenters
 
-    runs = [at_quality(run, arguments.quality) for run in load_segmenters(arguments.model or [BUILTIN])]
+    named = load_segmenters(arguments.model or [BUILTIN])
+    runs = [at_quality(run, arguments.quality) for run in named]
     lesions = _chosen(runs, arguments.lesion)
     limits = _limits(runs, lesions, arguments)
     formats = () if arguments.maps is False else tuple(dict.fromkeys(arguments.format or ["png"]))
@@ -155,7 +156,7 @@ def segment_command(
         overwrite=arguments.overwrite,
         crew=crew_of(arguments),
     )
-    models = [str(run.folder.absolute()) for run in runs] if batch.crew else runs
+    models = [str(run.folder.absolute()) for run in named] if batch.crew else named
     status = do_batch(batch, partial(_segmenting, models, _made(runs), arguments.quality, output, options))
     return status if status > 1 else _join_annotations(output, formats) or status
 

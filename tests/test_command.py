@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from retinal_tl import command
+from retinal_tl import command, inference
 from retinal_tl.command import main
 from toy_runs import write_toy_run
 
@@ -329,6 +329,20 @@ def test_lesions_are_chosen(place):
         assert sorted(path.name for path in folder.glob("*_mask.png")) == [
             f"a_{lesion}_mask.png" for lesion in expected
         ]
+
+
+@pytest.mark.parametrize("flips, looks", [("none", (1, 1, 2)), ("half_turn", (1, 2, 4))])
+def test_quality_is_how_often_a_photograph_is_looked_at(place, monkeypatch, flips, looks):
+    """Asked for once: the work, which may begin in another process, must not ask for it again."""
+    write_eye("eye.png")
+    write_toy_run("runs/exudates", lesions=("exudates",), flips=flips)
+    asked, really = [], inference.crop_maps
+    count = lambda prepared, predict, card: asked.append(card.flips) or really(prepared, predict, card)
+    monkeypatch.setattr(inference, "crop_maps", count)
+    times = {"none": 1, "half_turn": 2, "all": 4}
+    for quality, expected in zip(("fast", "standard", "best"), looks):
+        assert segment("eye.png", output=quality, options=("--quality", quality)) == 0
+        assert times[asked.pop()] == expected and not asked
 
 
 def test_formats(place):
