@@ -19,10 +19,12 @@ from measure import REPOSITORY, Row, alternate, child, timed
 sys.path.insert(0, str(REPOSITORY))
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
-from retinal_tl.core import LESIONS
+from retinal_tl.core import LESIONS, run_folder
 from retinal_tl.inference import crop_maps, load_run, segment_prepared
 from retinal_tl.preprocess import Preprocessing, find_field_of_view, prepare
 
+# The package's two networks, each by itself: what `builtin` asks together takes the time of both.
+NETWORKS = {"VGG-16": run_folder("builtin", "start"), "builtin-fast": run_folder("builtin-fast")}
 COMMAND = ["-c", "import sys; from retinal_tl.command import main; sys.exit(main())"]  # as installed
 MIRRORS = {"none": [(1, 1)], "half_turn": [(1, 1), (-1, -1)]}
 
@@ -38,6 +40,11 @@ class Plan:
     def rounds(self) -> int:
         """How often each of two takes its turn."""
         return 3 if self.quick else 7
+
+
+def _some(plan: Plan) -> list[str]:
+    """The networks that are looked at for long: the smaller one alone, where it is to be quick."""
+    return ["builtin-fast"] if plan.quick else list(NETWORKS)
 
 
 def photograph(folder: Path, megapixels: float) -> Path:
@@ -104,9 +111,9 @@ def watched(run) -> Iterator[tuple]:
         get_inputs = staticmethod(session.get_inputs)
 
         @staticmethod
-        def run(names, given):
+        def run(*given):
             kept = []
-            calls.append(timed(lambda: kept.append(session.run(names, given))))
+            calls.append(timed(lambda: kept.append(session.run(*given))))
             return kept[0]
 
     yield replace(run, session=Watched), calls
@@ -117,7 +124,7 @@ def network(plan: Plan) -> list[Row]:
     from retinal_tl.screening import segment_file
 
     rows, path = [], photograph(plan.folder, 12)
-    for model in ("builtin", "builtin-fast"):
+    for model in NETWORKS:
         shares = [_over_convolutions(model, plan) for _ in range(1 if plan.quick else 3)]
         ours, convolutions = (statistics.median(values) for values in zip(*shares))
         ratios = [one / other for one, other in shares]
@@ -136,8 +143,8 @@ def network(plan: Plan) -> list[Row]:
                 checked="one run counted once",
             )
         )
-    for model in ("builtin-fast",) if plan.quick else ("builtin", "builtin-fast"):
-        with watched(load_run(model, "segmenter")) as (run, calls):
+    for model in _some(plan):
+        with watched(load_run(NETWORKS[model], "segmenter")) as (run, calls):
             whole = []
             for _ in range(2 if plan.quick else 4):
                 calls.clear()
@@ -167,7 +174,7 @@ def _over_convolutions(model: str, plan: Plan) -> tuple[float, float]:
     """Seconds of a tile and of its convolutions."""
     import onnxruntime
 
-    run, options = load_run(model, "segmenter"), onnxruntime.SessionOptions()
+    run, options = load_run(NETWORKS[model], "segmenter"), onnxruntime.SessionOptions()
     options.enable_profiling, options.profile_file_prefix = True, str(plan.folder / "profile")
     session = onnxruntime.InferenceSession(
         (run.folder / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
@@ -187,7 +194,7 @@ def peer_engines(plan: Plan) -> list[Row]:
     import torch  # noqa: F401
 
     rows = []
-    for model in ("builtin-fast",) if plan.quick else ("builtin-fast", "builtin"):
+    for model in _some(plan):
         rows += _against_monai(model, plan)
     return rows
 
@@ -197,7 +204,7 @@ def _against_monai(model: str, plan: Plan) -> list[Row]:
 
     from retinal_tl.findings import find_lesions, masks_at, write_findings
 
-    path, run = photograph(plan.folder, 12), load_run(model, "segmenter")
+    path, run = photograph(plan.folder, 12), load_run(NETWORKS[model], "segmenter")
     card, rows = run.card, []
     converted = peers.torch_network((run.folder / "model.onnx").read_bytes())
     predict = lambda tiles: torch.from_numpy(
@@ -265,8 +272,8 @@ def openvino(plan: Plan) -> list[Row]:
     import openvino as ov
 
     rows, core = [], ov.Core()
-    for model in ("builtin-fast",) if plan.quick else ("builtin-fast", "builtin"):
-        run = load_run(model, "segmenter")
+    for model in _some(plan):
+        run = load_run(NETWORKS[model], "segmenter")
         prepared = prepare(cv2.imread(str(photograph(plan.folder, 12)))[..., ::-1], run.card.preprocessing)
         read = core.read_model((run.folder / "model.onnx").read_bytes())
         compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -190,7 +190,7 @@ def land(
     packing = [("classifier", stage1, classifier, judged), ("segmenter", stage2, segmenter, {})]
     differences = {}
     for name, folder, card, changes in packing:
-        pack = pack_joined if getattr(card, "members", ()) else pack_run
+        pack = pack_joined if card.members else pack_run
         changes = said | changes | dict(licence=licence_of(card))
         differences[name] = pack(folder, weights / name, _tiles(photo, card), changes)
     return differences

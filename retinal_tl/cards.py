@@ -128,6 +128,7 @@ class Card:
     limits: tuple[str, ...]  # sentences about where it fails
     files: Mapping[str, str] = field(default_factory=dict)  # name inside the run folder → SHA-256 digest
     export: Mapping[str, object] | None = None  # how an exported model was checked
+    members: tuple[str, ...] = ()  # of a joined run: folders in its own, of the runs that it asks; see `join_runs`
 
     def __post_init__(self):
         _make_plain(self)
@@ -163,7 +164,6 @@ class SegmenterCard(Card):
     transfer: str  # how it came by its encoder, one of `TRANSFERS`
     decoder: str = "each"  # kinds of lesion have a decoder `each`, or one that they have `shared`
     flips: str = "none"  # maps are the mean over the crop and: 'half_turn' its half turn, 'all' its three mirror images
-    members: tuple[str, ...] = ()  # of a joined run: folders in its own, of the runs that it asks; see `join_runs`
     thresholds: Mapping[str, float | None] = field(default_factory=dict)  # lesion → at least this probability is found
     metrics: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)  # part → lesion → its result
 

@@ -185,16 +185,15 @@ def _open_source(folder: Path, card: ClassifierCard | SegmenterCard, format: str
     from retinal_tl.inference import input_side, load_run
 
     own_onnx, own_keras = "model.onnx" in card.files, "model.keras" in card.files
-    members = getattr(card, "members", ())
-    if members and format != "onnx":
+    if card.members and format != "onnx":
         raise RetinalError(
             f"{printable(folder)} asks several networks together, and {format} is made of one: "
-            f"export one of them, {printable(folder / members[0])} for instance, or choose the format onnx."
+            f"export one of them, {printable(folder / card.members[0])} for instance, or choose the format onnx."
         )
-    if own_onnx or members:
+    if own_onnx or card.members:
         run = load_run(folder)  # refuses what cannot be trusted, whatever comes after
     source = partial(_Source, folder, card, format, input_side(card), check_tiles(card))
-    if members:
+    if card.members:
         return source("its networks", run.predict, None)
     if format == "onnx" and own_onnx and not (own_keras and _has_tensorflow()):
         return source("model.onnx", run.predict, None)
@@ -239,11 +238,10 @@ def _write(source: _Source, path: Path) -> tuple[Path, ...]:
     "Write the model, and say which files it takes; a run's own ONNX file is copied as it is."
     from retinal_tl.cards import read_verified
 
-    members = getattr(source.card, "members", ())
-    if members:
+    if source.card.members:
         from retinal_tl.joined import merge_networks
 
-        names = [f"{name}/model.onnx" for name in members]
+        names = [f"{name}/model.onnx" for name in source.card.members]
         path.write_bytes(merge_networks([read_verified(source.folder, source.card, name) for name in names]))
     elif source.format == "onnx" and "model.onnx" in source.card.files:
         path.write_bytes(read_verified(source.folder, source.card, "model.onnx"))
@@ -325,8 +323,7 @@ def _describe(source: _Source, checked: _Checked, target: Path) -> None:
         difference=checked.difference,
         changed_pixels=checked.changed_pixels,
     )
-    alone: dict[str, Any] = dict(members=()) if hasattr(source.card, "members") else {}  # one network from now on
-    write_card(target, replace(source.card, files=digests, export=about, **alone))
+    write_card(target, replace(source.card, files=digests, export=about, members=()))  # one network from now on
 
 # %% ../nbs/42_export.ipynb #cell-52
 def export_command(

@@ -28,7 +28,7 @@ from retinal_tl.cards import (
     write_card,
 )
 from .core import RetinalError, printable, run_folder
-from .inference import NEVER
+from .inference import ALIKE, NEVER
 from .leakage import SEEN_FILES, join_signatures, seen_signatures, write_signatures
 
 # %% ../nbs/35c_joined.ipynb #join-check
@@ -39,7 +39,7 @@ def _check_alike(folders: Sequence[Path], cards: Sequence[SegmenterCard]) -> Non
     for folder, card in zip(folders, cards):
         if card.members:
             raise RetinalError(f"{printable(folder)} is a joined run already: give its members instead.")
-        for name in ("lesions", "preprocessing", "tile", "overlap"):
+        for name in ALIKE:
             if getattr(card, name) != getattr(cards[0], name):
                 raise RetinalError(
                     f"{printable(folder)} and {printable(folders[0])} cannot be joined: they differ in {name}; "

@@ -33,7 +33,7 @@ from .cards import ClassifierCard, SegmenterCard, read_card, read_segmenter_card
 from .core import RetinalError, check_name, file_digest, how_many, printable, quiet
 from .datasets import Dataset, Example
 from .images import write_png
-from .inference import Run, classify_prepared, crop_maps, open_members
+from .inference import classify_prepared, crop_maps, open_joined
 from .judging import area_over_tiles, area_under_roc, judge_classifier, judge_segmenter
 from retinal_tl.leakage import (
     SEEN_FILES,
@@ -289,10 +289,15 @@ def judge(
 ) -> Path:  # the run folder, whose card says `finished`
     "Measure a trained run, choose its thresholds, and finish its card. Raises `RetinalError` if it is not trained."
     folder = plan.folder
+    return _judged(folder, _trained(folder), (plan.split.validation, plan.split.test), cache_of(plan.settings), report)
+
+
+def _trained(folder: Path) -> ClassifierCard | SegmenterCard:
+    "The card of a run that can be judged."
     card = read_card(folder, finished=False)
     if card.status == "training":
         raise RetinalError(f"{printable(folder)} is not trained yet; call `run`, which goes on with it.")
-    return _judged(folder, card, (plan.split.validation, plan.split.test), cache_of(plan.settings), report)
+    return card
 
 
 def _judged(
@@ -316,7 +321,7 @@ def _judged(
 def _predictor(folder: Path, card: ClassifierCard | SegmenterCard) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
     "The network of a trained run, or those of a joined one; and in how many threads it is asked."
     if isinstance(card, SegmenterCard) and card.members:
-        return Run(folder, card, None, open_members(folder, card)).predict, 1
+        return open_joined(folder, card).predict, 1
     return _engine().run_predictor(folder), _engine().prediction_threads()
 
 
@@ -392,7 +397,7 @@ IN_USE = ("tile", "overlap", "flips")  # what of a card can change after trainin
 
 
 def complete_run(
-    folder: str | Path,  # a finished run, or a joined one
+    folder: str | Path,  # a trained run, or a joined one
     data: str,  # see `Stage2`: where its validation photographs are
     data_root: str | Path | None = None,  # see `Stage2`
     csv: str | Path | None = None,  # see `Stage2`
@@ -400,15 +405,12 @@ def complete_run(
     **use: Any,  # entries of the card that are to be others, see `IN_USE`
 ) -> Path:  # the folder, changed
     "Add the ONNX file that JAX cannot write, and measure a segmenter anew, as it will be used. Raises `RetinalError`."
-    folder, card = Path(folder), read_card(folder, finished=False)
-    joined = bool(getattr(card, "members", ()))
-    if not joined:
-        card = read_card(folder)  # which is finished, or says that it is not
+    folder, card = Path(folder), _trained(Path(folder))
     for name in use:
         check_name("setting in use", name, IN_USE)
     examples = _examples_of(card, folder, open_data(data, data_root, csv))
     cache = folder.parent / "cache"
-    if not joined and not (folder / "model.onnx").exists():
+    if not card.members and not (folder / "model.onnx").exists():
         _engine().prepare_engine()
         from retinal_tl.model_files import load_weights, save_onnx
 

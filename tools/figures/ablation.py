@@ -95,7 +95,7 @@ def histograms(folder: Path, changes: list[str], examples: list[Example], cache:
     if kept is not None:
         return kept
     run = load_run(folder, "segmenter")
-    return counted(Run(run.folder, replace(run.card, **entries(changes)), run.session), examples, cache)
+    return counted(replace(run, card=replace(run.card, **entries(changes))), examples, cache)
 
 
 def figures_of(with_it: dict[str, PixelHistogram], without: dict[str, PixelHistogram]) -> dict:

@@ -75,10 +75,7 @@ def tell(rows: list[dict[str, str]]) -> None:
 
 
 def main() -> None:
-    about, _, words = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=about, epilog=words, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with IDRiD, DR-screening and DIARETDB0")
     parser.add_argument("--output", type=Path, required=True, help="CSV, a row for each photograph; grows")
     arguments = parser.parse_args()
