@@ -21,6 +21,7 @@ from .cards import ClassifierCard, SegmenterCard, read_card, read_verified
 from .classifier import build_classifier
 from .core import RetinalError, file_digest, printable, quiet, writing
 from .network_files import for_engine
+from .registries import ENCODERS
 from .segmenter import build_segmenter
 from .strangers import check_size, keras_weights
 
@@ -59,6 +60,12 @@ def as_float32(
     return twin
 
 
+def _weights_of_encoder(card: ClassifierCard | SegmenterCard) -> float:
+    "About how many weights the encoder that a card names has, before any memory is taken for them; 0: not known."
+    published = ENCODERS.needs(card.encoder).get("parameters") if card.encoder in ENCODERS else None
+    return published * card.width**2 if isinstance(published, int) else 0
+
+
 def load_weights(
     folder: str | Path,  # the run folder
     finished: bool = True,  # refuse a run that is not finished; one that is trained and not yet judged: False
@@ -68,6 +75,8 @@ def load_weights(
     card = read_card(folder, finished)
     check_size(path)
     weights = keras_weights(read_verified(folder, card, "model.keras"), printable(path))
+    if _weights_of_encoder(card) > len(weights):  # a byte for each where there are four: a card that asks for more lies
+        raise RetinalError(f"{printable(path)} is too small for its card; copy or train the run again.")
     model = build_model(card)
     try:
         with tempfile.TemporaryDirectory() as place:  # a file that was looked through, whatever happens to the run's

@@ -229,6 +229,7 @@ def test_a_keras_file_is_read_for_its_numbers_alone(tmp_path, monkeypatch):
     """Its configuration is never opened; arrays that are not in the file are refused before memory is taken."""
     import keras
 
+    from retinal_tl import model_files
     from retinal_tl.model_files import load_weights
 
     opened = []
@@ -261,6 +262,12 @@ def test_a_keras_file_is_read_for_its_numbers_alone(tmp_path, monkeypatch):
     write_card(evil, replace(card, files={"model.keras": file_digest(evil / "model.keras")}))
     load_weights(evil)
     assert not opened and not (tmp_path / "executed").exists()
+    built = []
+    monkeypatch.setattr(model_files, "build_model", lambda *given, **more: built.append(given))
+    change_card(evil, width=4)  # nine hundred megabytes
+    with pytest.raises(RetinalError, match="is too small for its card"):
+        load_weights(evil)
+    assert not built
 
 
 def two_outputs():
