@@ -31,14 +31,17 @@ def look_at(
     runs: Sequence[Run],  # of stage 2
     warn: Warn | None = None,  # such as `photo_warnings`
 ) -> Findings:  # for all that follows
-    "Read a photograph and run the networks over it, once. Raises `RetinalError`, with its name, if it cannot be used."
+    "Look once at a photograph, the first in its file. Raises `RetinalError`, with its name, if it cannot be used."
+    from retinal_tl.dicom import photo_frames
     from retinal_tl.findings import find_lesions
 
-    name = Path(path).name
+    first, *others = photo_frames(path)
     try:
-        return replace(find_lesions(path, runs, warn=warn), name=name)
+        seen = find_lesions(first, runs, warn=warn)
     except RetinalError as error:
-        raise RetinalError(str(error).replace(printable(path), printable(name))) from None
+        raise RetinalError(str(error).replace(printable(path), printable(Path(path).name))) from None
+    several = f"Its file holds {len(others) + 1} photographs; this is the first. `retinal_tl segment` looks at all."
+    return replace(seen, name=first.name, warnings=(several, *seen.warnings) if others else seen.warnings)
 
 # %% ../nbs/44_app.ipynb #cell-13
 STEP = 0.001  # of a slider
@@ -185,7 +188,7 @@ def _lay_out(gr: Any, thresholds: Mapping[str, float]) -> _Controls:
         with gr.Column(scale=2, min_width=300):
             moved = dict(
                 file=gr.File(
-                    label="Photograph (JPEG, PNG, TIFF, WebP, JPEG 2000 ...)", elem_id="photograph", height=140
+                    label="Photograph (JPEG, PNG, TIFF, WebP, JPEG 2000, DICOM ...)", elem_id="photograph", height=140
                 ),
                 said=gr.HTML(elem_id="said"),
                 shown=gr.CheckboxGroup(names, value=list(thresholds), label="Show", elem_id="shown"),

@@ -21,6 +21,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import CHROMIUM, Browser
+from dicom_files import SECRET, add_identity, photo_dataset, write_dicom
 from retinal_tl.app import add_app, build_app, launch_app, look_at, page_picture
 from retinal_tl.command import main
 from retinal_tl.core import RetinalError
@@ -209,6 +210,23 @@ def test_warnings_are_shown_and_escaped(place, served, tmp_path):
     write_png(tmp_path / "odd.png", phantom(5, 300, LESIONS).photo)
     said, picture, _, _ = look(served, tmp_path / "odd.png")
     assert "warning" in said and "It is &lt;i&gt;odd&lt;/i&gt;." in said and picture
+
+
+def test_a_dicom_file_is_looked_at_like_its_pixels(place, served, tmp_path):
+    photo = read_photo(place / "an eye.png")
+    dataset = photo_dataset(photo)
+    add_identity(dataset)
+    one = write_dicom(tmp_path / "eye.dcm", dataset)
+    said, _, table, _ = look(served, one)
+    assert (
+        SECRET not in said + table
+        and said == ""
+        and numbers(table)
+        == {lesion: (int(row["count"]), int(row["area_pixels"])) for lesion, row in report(place).items()}
+    )
+    two = write_dicom(tmp_path / "visit.dcm", photo_dataset(np.stack([photo, photo[::-1]])))
+    said, _, same, _ = look(served, two)
+    assert "holds 2 photographs; this is the first" in said and same == table
 
 
 def test_nothing_but_the_cache_is_served(place, served):

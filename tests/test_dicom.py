@@ -14,6 +14,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom import uid
+from pydicom.encaps import encapsulate
 
 from dicom_files import IDENTIFYING, OPHTHALMIC, SECRET, add_identity, as_jpeg, as_ybr, photo_dataset, write_dicom
 from retinal_tl.core import LESIONS, RetinalError
@@ -59,6 +60,14 @@ def compressed(syntax, **options):
     return dataset
 
 
+def high_throughput(syntax, file, colors):
+    dataset = photo_dataset(PHOTO, PhotometricInterpretation=colors)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([(Path(__file__).parent / "htj2k" / file).read_bytes()])
+    dataset["PixelData"].is_undefined_length = True
+    return dataset
+
+
 def sixteen(stored):
     dataset = photo_dataset((PHOTO.astype(np.uint16) << (stored - 8)) | (PHOTO >> (16 - stored)))
     dataset.BitsStored, dataset.HighBit = stored, stored - 1
@@ -88,6 +97,9 @@ ENCODINGS = {
     "JPEG-LS, near lossless": (lambda: compressed(uid.JPEGLSNearLossless, jls_error=2), 2),
     "JPEG 2000, lossless": (lambda: compressed(uid.JPEG2000Lossless), 0),
     "JPEG 2000": (lambda: compressed(uid.JPEG2000, j2k_cr=[4]), 12),
+    "HTJ2K, lossless": (lambda: high_throughput(uid.HTJ2KLossless, "lossless.j2c", "YBR_RCT"), 0),
+    "HTJ2K, RPCL": (lambda: high_throughput(uid.HTJ2KLosslessRPCL, "lossless.j2c", "YBR_RCT"), 0),
+    "HTJ2K": (lambda: high_throughput(uid.HTJ2K, "lossy.j2c", "YBR_ICT"), 2),
     "JPEG": (lambda: as_jpeg(photo_dataset(PHOTO)), 12),
     "JPEG, all colors": (lambda: as_jpeg(photo_dataset(PHOTO), subsampling=0), 12),
     "10 of 16 bits": (lambda: sixteen(10), 0),
