@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LESIONS', 'LESION_COLORS', 'BUILTIN', 'FAST', 'RetinalError', 'PhotoWarning', 'printable', 'how_many',
            'available_cores', 'quiet', 'nearest', 'check_name', 'writing', 'to_disk', 'write_text', 'run_folder',
-           'holding', 'file_digest', 'plain', 'Registry']
+           'member_folder', 'holding', 'file_digest', 'plain', 'Registry']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import contextlib
@@ -173,6 +173,7 @@ BUILTIN = "builtin"  # what stands for a run folder where a model of the package
 FAST = "builtin-fast"  # the same, for the smaller one of the two networks of the segmenter
 _PLACES = {  # name and kind → folder below `weights`
     (BUILTIN, "classifier"): "classifier",
+    (BUILTIN, "stage1"): "stage1",
     (BUILTIN, "segmenter"): "segmenter",
     (BUILTIN, "start"): "segmenter/vgg16",
     (FAST, "segmenter"): "segmenter/efficientnet_lite2",
@@ -182,14 +183,28 @@ _PLACES = {  # name and kind → folder below `weights`
 
 def run_folder(
     place: str | Path,  # a run folder, `builtin` or `builtin-fast`
-    kind: str = "segmenter",  # 'segmenter', 'classifier', or 'start': a segmenter from which a training goes on
+    kind: str = "segmenter",  # 'segmenter', 'classifier', or what a training goes on from: 'stage1', 'start'
 ) -> Path:  # which need not be there, if it is not the package's
     "The folder of a run, also of one that is part of the package. Raises `RetinalError` for one that is not there."
     if str(place) not in (BUILTIN, FAST):
         return Path(place)
     if (str(place), kind) not in _PLACES:
         raise RetinalError(f"{place} outlines lesions, and a {kind} is needed: give {BUILTIN}.")
-    return Path(str(files("retinal_tl"))) / "weights" / _PLACES[str(place), kind]
+    return _weights() / _PLACES[str(place), kind]
+
+
+def member_folder(
+    folder: Path,  # of a run that asks others
+    name: str,  # of one of them, as its card has it
+) -> Path:  # inside the run's folder; for a model of the package also beside it, so that a network travels once
+    "Where a run is that another one asks."
+    inside, packaged = folder / name, folder.parent == _weights()
+    return _weights() / "segmenter" / name if packaged and not inside.exists() else inside
+
+
+def _weights() -> Path:
+    "The folder of the package's models."
+    return Path(str(files("retinal_tl"))) / "weights"
 
 # %% ../nbs/00_core.ipynb #core-hold
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from .datasets import Example
 from .evaluation import Collected, read_histograms, write_histograms
 from .findings import attempt, naming
 from .images import open_photo
-from .inference import Run, classify_prepared, prepare_for, segment_prepared
+from .inference import Run, answer_prepared, prepare_for, segment_prepared
 from .lesions import LesionScores, score_lesions
 from .metrics import PixelHistogram, pixel_histogram, quantize
 from .pictures import OUTCOME_COLORS
@@ -102,7 +102,7 @@ def count_photo(
 def _count(example: Example, run: Run, prepared: Prepared) -> PhotoCounts:
     "The counts of one model, without the photo."
     if not run.lesions:
-        return PhotoCounts(probability=classify_prepared(prepared, run.predict, run.card))
+        return PhotoCounts(probability=answer_prepared(prepared, run)["lesion"])
     histograms: dict[str, PixelHistogram] = {}
     lesions: dict[str, LesionScores] = {}
     pictures: dict[str, str] = {}

@@ -401,7 +401,9 @@ def evaluate_classifier(
     threshold: float = 0.5,  # 0..1; photographs with at least this probability are taken to show a lesion
     n: int = 1000,  # number of bootstrap drawings; 0: no intervals
     seed: int = 0,  # of the bootstrap
-) -> dict[str, Any]:  # images, positive, threshold, all of `binary_metrics`, some with `_interval`; None: not defined
+) -> dict[
+    str, Any
+]:  # images, positive, threshold, all of `binary_metrics`, some with `_interval`, `curve`; None: not defined
     "Compute the figures of stage 1; `RetinalError` if there is no photograph or the lengths differ."
     truth, score = np.asarray(labels, bool), np.asarray(probabilities, float)
     if not len(truth):
@@ -412,4 +414,14 @@ def evaluate_classifier(
     for name in ("auc", "accuracy", "recall", "specificity", "precision"):
         figure, at = ("sensitivity" if name == "recall" else name), (None if name == "auc" else threshold)
         result[f"{name}_interval"] = _ends(votes, figure, at, None, n, seed)
+    if 0 < truth.sum() < len(truth):
+        result["curve"] = _roc_points(truth, score)
     return cast(dict[str, Any], plain(result))
+
+
+def _roc_points(truth: np.ndarray, score: np.ndarray) -> dict[str, np.ndarray]:
+    "The corners of the ROC curve by threshold, from the highest down, and the sensitivity and specificity at each."
+    from sklearn.metrics import roc_curve
+
+    false_alarms, found, limits = roc_curve(truth, score)  # the first limit is infinite: nobody is ill
+    return dict(threshold=limits[1:], sensitivity=found[1:], specificity=1 - false_alarms[1:])

@@ -185,6 +185,11 @@ def _open_source(folder: Path, card: ClassifierCard | SegmenterCard, format: str
     from retinal_tl.inference import input_side, load_run
 
     own_onnx, own_keras = "model.onnx" in card.files, "model.keras" in card.files
+    if card.kind == "classifier" and card.members:
+        raise RetinalError(
+            f"{printable(folder)} counts spots, which no {format} file can: export {printable(card.members[0])}, whose "
+            "spots it counts, and see `retinal_tl.spots` for the five numbers."
+        )
     if card.members and format != "onnx":
         raise RetinalError(
             f"{printable(folder)} asks several networks together, and {format} is made of one: "

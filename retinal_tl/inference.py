@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NEVER', 'AnyCard', 'ALIKE', 'Predict', 'QUALITIES', 'input_side', 'mean_of_odds', 'Run', 'load_run', 'open_joined',
            'segment_prepared', 'crop_maps', 'segment_photo', 'at_quality', 'segment', 'load_segmenters', 'prepare_for',
-           'classify_prepared', 'classify']
+           'classify_prepared', 'answer_prepared', 'classify']
 
 # %% ../nbs/30_inference.ipynb #cell-2
 import math
@@ -20,13 +20,14 @@ import numpy as np
 import onnxruntime
 
 from .cards import ClassifierCard, SegmenterCard, read_card, read_verified
-from .core import BUILTIN, PhotoWarning, RetinalError, check_name, printable, run_folder
+from .core import BUILTIN, PhotoWarning, RetinalError, check_name, member_folder, printable, run_folder
 from .images import open_photo
 from .metrics import are_probabilities
 from .patches import predict_tiles
 from .preprocess import Prepared, Preprocessing, prepare
 from .quality import photo_warnings
 from .registries import POOLINGS
+from .spots import QUESTIONS, count_spots, read_spots
 from .strangers import check_size, open_network, run_network
 
 # %% ../nbs/30_inference.ipynb #cell-8
@@ -100,7 +101,7 @@ class Run(Generic[AnyCard]):
     folder: Path  # where it is
     card: AnyCard  # what it is
     session: onnxruntime.InferenceSession | None  # its network; None: it asks its members
-    members: "tuple[Run[AnyCard], ...]" = ()  # of a joined run
+    members: "tuple[Run[SegmenterCard], ...]" = ()  # whom it asks
 
     @property
     def lesions(self) -> tuple[str, ...]:  # in the order of the network's maps; empty for a classifier
@@ -158,7 +159,7 @@ def load_run(
 def _open_run(folder: Path) -> Run:
     "The run in a folder, after one small picture has gone through it."
     card, name = read_card(folder), printable(folder / "model.onnx")
-    if isinstance(card, SegmenterCard) and card.members:
+    if card.members:
         return open_joined(folder, card)
     if isinstance(card, ClassifierCard) and card.head.pooling not in POOLINGS:
         raise RetinalError(
@@ -179,18 +180,29 @@ ALIKE = ("lesions", "preprocessing", "tile", "overlap")  # entries of their card
 
 
 def open_joined(
-    folder: Path,  # of a joined run
-    card: SegmenterCard,  # its card; the run itself need not be finished
-) -> Run[SegmenterCard]:  # whose members are in the order of the card
-    "Load the runs that a joined run asks. Raises `RetinalError` for one that is not what the card says."
+    folder: Path,  # of a joined run, or of a classifier that counts the spots of its one member
+    card: AnyCard,  # its card; the run itself need not be finished
+) -> Run[AnyCard]:  # whose members are in the order of the card
+    "Load the runs that a run asks. Raises `RetinalError` for one that is not what the card says."
     members = []
     for name in card.members:
-        theirs = read_card(folder / name)
-        alike = all(getattr(theirs, entry, None) == getattr(card, entry) for entry in ALIKE)
+        place = member_folder(folder, name)
+        theirs = read_card(place)
+        alike = all(getattr(theirs, one, None) == getattr(card, one) for one in ALIKE if hasattr(card, one))
         if theirs.members or not alike or card.files.get(f"{name}/model.onnx") != theirs.files.get("model.onnx"):
-            raise RetinalError(f"{printable(folder / name)} is not the run that was joined: join them again.")
-        members.append(_open_run(folder / name))
+            raise RetinalError(f"{printable(place)} is not the run that was joined: join them again.")
+        members.append(_open_run(place))
+    if isinstance(card, ClassifierCard):
+        _check_readings(folder, card, members)
     return Run(folder, card, None, tuple(members))
+
+
+def _check_readings(folder: Path, card: ClassifierCard, members: "Sequence[Run]") -> None:
+    "Raise `RetinalError` unless spots can be counted for each reading of a card."
+    named = {lesion for reading in card.readings for lesion in reading.weights}
+    known = set(members[0].lesions) if len(members) == 1 else set()
+    if not card.readings or card.readings[0].question != QUESTIONS[0] or not named <= known:
+        raise RetinalError(f"{printable(folder / 'card.json')} counts spots that its member does not outline.")
 
 # %% ../nbs/30_inference.ipynb #cell-23
 Predict = Callable[[np.ndarray], np.ndarray]  # from float32 (n, side, side, 3), 0..255, to probabilities
@@ -359,6 +371,22 @@ def _starts(length: int, side: int, overlap: float) -> np.ndarray:
     count = max(1, math.ceil((length - side * overlap) / (side * (1 - overlap))))
     return np.linspace(0, length - side, count).round().astype(int)
 
+# %% ../nbs/30_inference.ipynb #inf-answer
+def answer_prepared(
+    prepared: Prepared,  # a photo, prepared as the run's card says
+    run: Run[ClassifierCard],  # of stage 1
+) -> dict[str, float]:  # question, one of `QUESTIONS` → probability that the answer is yes, 0..1; 'lesion' is the first
+    "What a classifier says of a prepared photo: by its network, or by the spots that its member outlines at one look."
+    if not run.members:
+        return {QUESTIONS[0]: classify_prepared(prepared, run.predict, run.card)}
+    [member] = run.members
+    maps = crop_maps(prepared, member.predict, replace(member.card, flips="none"))
+    counted = {
+        (one.level, one.least): count_spots(maps, prepared.inside, member.lesions, one.level, one.least)
+        for one in run.card.readings
+    }
+    return {one.question: read_spots(one, counted[one.level, one.least]) for one in run.card.readings}
+
 # %% ../nbs/30_inference.ipynb #cell-37
 def classify(
     photo: str | Path | np.ndarray,  # a file, or uint8 (height, width, 3) in RGB
@@ -367,4 +395,4 @@ def classify(
     "The probability that a photo shows any lesion. Raises `RetinalError` for a file or a run that cannot be used."
     run = load_run(model, "classifier")
     with _named(photo):
-        return classify_prepared(prepare_for(_photo(photo), [run])[0], run.predict, run.card)
+        return answer_prepared(prepare_for(_photo(photo), [run])[0], run)[QUESTIONS[0]]

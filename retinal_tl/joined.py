@@ -23,13 +23,13 @@ from retinal_tl.cards import (
     SegmenterCard,
     SplitNames,
     TrainingFacts,
-    parent_of,
     read_segmenter_card,
     write_card,
 )
 from .core import RetinalError, printable, run_folder
 from .inference import ALIKE, NEVER
 from .leakage import SEEN_FILES, join_signatures, seen_signatures, write_signatures
+from .run_folders import parent_of
 
 # %% ../nbs/35c_joined.ipynb #join-check
 def _check_alike(folders: Sequence[Path], cards: Sequence[SegmenterCard]) -> None:

@@ -187,7 +187,7 @@ def _stage1_parent(
     if given is not None:
         return _planned("stage1", given), ""
     if settings.stage1_run is not None:
-        folder = run_folder(settings.stage1_run, "classifier")
+        folder = run_folder(settings.stage1_run, "stage1")
         return ParentRun("stage1", folder, read_classifier_card(folder)), ""
     if (
         settings.start_run is not None
@@ -383,7 +383,7 @@ def _training_lines(plan: Plan) -> list[tuple[str, str]]:
     lines.append(("steps", f"{steps}, {settings.precision} on {plan.backend}, seed {settings.seed}"))
     for parent in plan.parents:
         made = "finished" if parent.card else f"{parent.plan.state if parent.plan else 'new'}, made first"
-        packaged = parent.folder in [run_folder(BUILTIN, kind) for kind in ("classifier", "segmenter", "start")]
+        packaged = parent.folder in [run_folder(BUILTIN, kind) for kind in ("stage1", "segmenter", "start")]
         place = BUILTIN if packaged else printable(parent.folder)
         lines.append((parent.role.replace("_", "-"), f"{place} ({made})"))
     lines.append(("on disk", _disk_text(plan)))

@@ -111,6 +111,7 @@ _HEADINGS = dict(
     threshold="threshold",
     area_mm2="area (mm²)",
     lesion_probability="probability of a lesion",
+    referable_probability="probability that it is referable",
     laterality="eye",
     modality="modality",
     pixel_width_mm="width of a pixel (mm)",
@@ -118,7 +119,7 @@ _HEADINGS = dict(
     edema_risk="risk of macular edema",
 )
 _NUMBERS = {"area_pixels", "count", "share_of_field", "threshold", "area_mm2", "lesion_probability"}
-_NUMBERS |= {"pixel_width_mm", "exudate_to_fovea", "edema_risk"}
+_NUMBERS |= {"pixel_width_mm", "exudate_to_fovea", "edema_risk", "referable_probability"}
 
 
 def _cells(row: Mapping, columns: Sequence[str]) -> list[tuple[str, str, bool]]:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # at work, each function imports what it needs: the command's
     from retinal_tl.report import ReportPhoto
 
 # %% auto #0
-__all__ = ['ENDS', 'CLASSIFY_COLUMNS', 'SegmentOptions', 'segment_file', 'classify_file', 'model_id', 'segment_command',
-           'classify_command', 'add_segment', 'add_classify']
+__all__ = ['ENDS', 'CLASSIFY_COLUMNS', 'SegmentOptions', 'segment_file', 'question_thresholds', 'classify_file', 'model_id',
+           'segment_command', 'classify_command', 'add_segment', 'add_classify']
 
 # %% ../nbs/47_screening.ipynb #bat-options
 @dataclass(frozen=True)
@@ -76,36 +76,47 @@ def segment_file(
 
 # %% ../nbs/47_screening.ipynb #cell-34
 CLASSIFY_COLUMNS = (
-    *("photo", "lesion_probability", "lesion"),
+    *("photo", "lesion_probability", "lesion", "referable_probability", "referable"),
     *("laterality", "gradable", "ungradable_because", "height", "width", *ENDS),
 )
+
+
+def question_thresholds(
+    run: Run,  # of stage 1
+) -> dict[str, float]:  # question → 0..1
+    "The thresholds of a classifier, as its card has them."
+    return {one.question: one.threshold for one in run.card.readings} or dict(lesion=run.threshold)
 
 
 def classify_file(
     path: str | Path,  # of a photo
     run: Run,  # of stage 1
-    threshold: float | None = None,  # instead of the one in the card
+    thresholds: Mapping[str, float] | None = None,  # question → 0..1, instead of the card's
     picture_bytes: int = 0,  # how large its picture in the HTML report may be; 0 makes nothing for that report
 ) -> tuple[list[dict], ReportPhoto | None]:  # its row of the report, in a list; what the HTML report shows
-    "Whether there is a lesion in one photograph. Raises `RetinalError` if it cannot be used."
+    "Is there a lesion in one photograph, and is the eye referable? Raises `RetinalError` if it cannot be used."
     from retinal_tl.findings import naming
     from retinal_tl.images import open_photo
-    from retinal_tl.inference import classify_prepared, prepare_for
+    from retinal_tl.inference import answer_prepared, prepare_for
     from retinal_tl.preprocess import find_field_of_view
     from retinal_tl.quality import measure_quality, photo_warnings, ungradable_because
     from retinal_tl.report import report_photo
+    from retinal_tl.spots import QUESTIONS
 
-    photograph, limit = open_photo(path), run.threshold if threshold is None else threshold
+    photograph, limits = open_photo(path), question_thresholds(run) | dict(thresholds or {})
     photo, name = photograph.pixels, printable(path)
     with naming(path):
         field = find_field_of_view(photo)
         warnings = (*photograph.warnings, *photo_warnings(photo, field))
         because = ungradable_because(measure_quality(photo, field))
-        probability = classify_prepared(prepare_for(photo, [run])[0], run.predict, run.card)
-    row = dict(
-        photo=name,
-        lesion_probability=round(probability, 6),
-        lesion="ungradable" if because else "yes" if probability >= limit else "no",
+        answers = answer_prepared(prepare_for(photo, [run])[0], run)
+    row: dict[str, Any] = dict(photo=name)
+    for question in QUESTIONS:  # those that the model does not answer stay empty
+        row |= {f"{question}_probability": "", question: ""}
+    for question, probability in answers.items():
+        row[f"{question}_probability"] = round(probability, 6)
+        row[question] = "ungradable" if because else "yes" if probability >= limits[question] else "no"
+    row |= dict(
         laterality=photograph.laterality,
         gradable="no" if because else "yes",
         ungradable_because=because,
@@ -279,25 +290,29 @@ def classify_command(
     if arguments.report and not arguments.output:
         raise RetinalError("A report needs a folder: give one with --output.")
     run = load_run(arguments.model, "classifier")
-    limit = _limit(run, arguments)
+    limits = _question_limits(run, arguments)
     if arguments.output:
         meant, output = _meant(arguments)
     else:
         meant, output = find_photos(_names(arguments), arguments.recursive), None
     width = max([len(printable(path)) for path in meant.photos] + [5])
     if meant.photos:
-        print(f"{'photo':<{width}}  lesion_probability  {'lesion':<10}  warning")
+        asked = "  ".join(f"{question}_probability  {question:<10}" for question in limits)
+        print(f"{'photo':<{width}}  {asked}  warning")
 
     def tell(row: Mapping) -> None:
-        given = f"{row['lesion_probability']:18.4f}" if not row.get("problem") else " " * 18
-        said = row.get("problem") or row["warning"]
-        print(f"{row['photo']:<{width}}  {given}  {row.get('lesion', 'failed'):<10}  {said}".rstrip(), flush=True)
+        said, cells = row.get("problem") or row["warning"], [f"{row['photo']:<{width}}"]
+        for question in limits:
+            given, wide = row.get(f"{question}_probability", ""), len(f"{question}_probability")
+            cells.append(f"{given if given == '' else format(given, '.4f'):>{wide}}")
+            cells.append(f"{row.get(question, 'failed'):<10}")
+        print("  ".join([*cells, said]).rstrip(), flush=True)
 
     batch = Batch(
         command="classify",
         meant=meant,
         columns=CLASSIFY_COLUMNS,
-        made=dict(_made([run]), threshold=limit),
+        made=dict(_made([run]), thresholds=limits),
         output=output,
         report=arguments.report,
         cards=[run.card],
@@ -306,29 +321,30 @@ def classify_command(
         crew=crew_of(arguments),
     )
     model = str(run.folder.absolute()) if batch.crew else run
-    return do_batch(batch, partial(_classifying, model, _made([run]), limit), tell)
+    return do_batch(batch, partial(_classifying, model, _made([run]), limits), tell)
 
 
-def _classifying(model: str | Run, made: Mapping, limit: float) -> Work:
+def _classifying(model: str | Run, made: Mapping, limits: Mapping[str, float]) -> Work:
     "What classifies one photograph, with a model that is loaded now, in whatever process."
     from retinal_tl.inference import load_run
 
     run = load_run(model, "classifier")
     _refuse_others([run], made)
-    return lambda task: classify_file(task.path, run, limit, task.picture_bytes)
+    return lambda task: classify_file(task.path, run, limits, task.picture_bytes)
 
 
-def _limit(run: Run, arguments: argparse.Namespace) -> float:
-    "The threshold of the classifier, as its card or the command has it."
-    if arguments.sensitivity:
-        raise RetinalError(
-            f"The card of {printable(run.card.name)} holds figures at one threshold and no curve: give --threshold "
-            "in place of --sensitivity."
-        )
-    given = arguments.threshold or {}
+def _question_limits(run: Run, arguments: argparse.Namespace) -> dict[str, float]:  # question → 0..1
+    "The thresholds of the classifier, as its card or the command has them; one number is for the first question."
+    own, given = question_thresholds(run), arguments.sensitivity or arguments.threshold or {}
     if set(given) - {ALL}:
         raise RetinalError("classify says whether there is any lesion, with one threshold: give one number.")
-    return given.get(ALL, run.threshold)
+    if not given:
+        return own
+    if arguments.threshold:
+        return own | dict(lesion=given[ALL])
+    found = {question: threshold_at(run.card, question, given[ALL]) for question in own}
+    say(say_thresholds(found, dict.fromkeys(found, given[ALL]), "specificity"))
+    return {question: limit for question, (limit, _) in found.items()}
 
 # %% ../nbs/47_screening.ipynb #bat-choices
 def _choices(text: str, known: Collection[str]) -> list[str]:
@@ -413,8 +429,9 @@ def add_classify(
         "classify",
         help="say whether there is a lesion",
         description=(
-            "Print for each photograph the probability that it shows any lesion, and whether that reaches the "
-            "threshold: yes, no, or ungradable where nobody could see it."
+            "Print for each photograph the probability that it shows any lesion, and that the eye is referable "
+            "(moderate retinopathy or worse), and whether that reaches the threshold: yes, no, or ungradable where "
+            "nobody could see it."
         ),
     )
     _add_shared(parser)

@@ -84,24 +84,26 @@ def choose_thresholds(
 # %% ../nbs/45b_thresholds.ipynb #thr-sens
 def threshold_at(
     card: ClassifierCard | SegmenterCard,  # of the model
-    lesion: str,  # one that it outlines
-    sensitivity: float,  # 0..1: this share of the lesion's pixels is to be found
-) -> tuple[float, float | None]:  # threshold, and the precision there, if the card holds it; both 0..1
+    asked: str,  # a lesion that it outlines, or a question that it answers
+    sensitivity: float,  # 0..1: this share of the lesion's pixels, or of the ill photographs, is to be found
+) -> tuple[float, float | None]:  # threshold, and the precision (of a classifier the specificity) there, if known; 0..1
     "The highest threshold of a card's curve with a sensitivity. Raises `RetinalError` where the card has no curve."
-    curve = _look_up(card.metrics, "validation", lesion, "curve")
-    limits, shares, precisions = (_numbers(_look_up(curve, name)) for name in ("threshold", "sensitivity", "precision"))
+    places = (("validation", asked), ("folds" if asked == "lesion" else f"folds, {asked}",), ("validation",))
+    curve = next((found for place in places if (found := _look_up(card.metrics, *place, "curve"))), None)
+    names = ("threshold", "sensitivity", "precision" if card.kind == "segmenter" else "specificity")
+    limits, shares, costs = (_numbers(_look_up(curve, name)) for name in names)
     if not limits or len(limits) != len(shares):
         raise RetinalError(
-            f"The card of {printable(card.name)} holds no curve of sensitivities for {lesion}: give --threshold."
+            f"The card of {printable(card.name)} holds no curve of sensitivities for {asked}: give --threshold."
         )
     enough = [i for i, share in enumerate(shares) if share >= sensitivity]
     if not enough:
         raise RetinalError(
-            f"The model {printable(card.name)} finds at most {max(shares):.3g} of the {lesion} at any threshold: give "
+            f"The model {printable(card.name)} finds at most {max(shares):.3g} of the {asked} at any threshold: give "
             "a lower --sensitivity."
         )
     best = max(enough, key=lambda i: limits[i])
-    return limits[best], precisions[best] if len(precisions) == len(limits) else None
+    return limits[best], costs[best] if len(costs) == len(limits) else None
 
 
 def _look_up(values: object, *keys: str) -> object:
@@ -122,12 +124,13 @@ def _numbers(values: object) -> list[float]:
 def say_thresholds(
     chosen: Mapping[str, tuple[float, float | None]],  # lesion → what `threshold_at` gave
     wanted: Mapping[str, float],  # lesion → the sensitivity that was asked for
+    cost: str = "precision",  # what it costs
 ) -> str:  # one sentence
     "Which thresholds follow from sensitivities, and what they cost."
     parts = [
         f"{lesion} {limit:.3g} (sensitivity {wanted[lesion]:g}"
-        + (f", precision {precision:.2f}" if precision is not None else "")
+        + (f", {cost} {share:.2f}" if share is not None else "")
         + ")"
-        for lesion, (limit, precision) in chosen.items()
+        for lesion, (limit, share) in chosen.items()
     ]
     return f"thresholds by the cards' validation photographs: {', '.join(parts)}."

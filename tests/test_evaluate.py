@@ -248,12 +248,13 @@ def test_the_package_knows_what_its_models_have_seen():
     """A new built-in model without new signatures would let its own photographs judge it."""
     seen, kept = json.loads((WEIGHTS / "seen.json").read_text()), open_signatures(WEIGHTS / "signatures.npz")
     assert (WEIGHTS / "signatures.npz").stat().st_size < 3e6
-    for kind in ("segmenter", "classifier"):
+    for kind in ("segmenter", "classifier", "stage1"):
         card = read_card(WEIGHTS / kind)
         assert set(card.split.training) <= set(seen[kind]["training"])
         assert set(card.split.validation) <= set(seen[kind]["validation"])
         assert {*seen[kind]["training"], *seen[kind]["validation"]} <= set(kept.names)
-    assert len(seen["classifier"]["validation"]) > 200  # its threshold is from all graded photographs
+    assert len(seen["stage1"]["validation"]) > 200  # its threshold is from all graded photographs
+    assert len(seen["classifier"]["training"]) > 350  # those that weigh the spots, and those that taught its member
 
 
 @needs_idrid
