@@ -1,13 +1,14 @@
-"""Do the built-in models carry over to another camera? AUC of the maps' highest places, lesion by lesion.
+"""Do the built-in models carry over to another camera? AUC of the spots on their maps, lesion by lesion.
 
     python tools/figures/other_camera.py DIARETDB0 results/other_camera.csv
     python tools/figures/other_camera.py DIARETDB0 results/other_camera.csv --judge results/other_camera.json
 
-DIARETDB0 says of each photograph which lesions it shows, and not where. So a map is judged by the highest probability
-in it that holds over five pixels of the crop: it should be higher where the lesion is. The first line writes a row as
-each photograph is done, in an order drawn beforehand, and a second start does what is missing; every network looks
-once. The second line reckons the AUC of each network and of both together, with intervals and paired differences over
-the photographs in the table. The data are for measuring only: nothing is chosen here.
+DIARETDB0 says of each photograph which lesions it shows, and not where. So a map is judged by the number of spots in it
+(`count_spots`) and by the area that it expects, the sum of its probabilities: both should be larger where the lesion
+is. The first line writes a row as each photograph is done, in an order drawn beforehand, and a second start does what
+is missing; every network looks once. The second line reckons the AUC of each network and of both together, with
+intervals and paired differences over the photographs in the table, and that of the built-in classifier, which counts
+the spots of the fast one. The data are for measuring only: nothing is chosen here.
 """
 
 import argparse
@@ -25,30 +26,26 @@ from retinal_tl.core import LESIONS, write_text
 from retinal_tl.images import read_photo
 from retinal_tl.inference import Run, crop_maps, load_run, mean_of_odds
 from retinal_tl.preprocess import Prepared, prepare
+from retinal_tl.spots import count_spots, read_spots
 
 WAYS = ("large", "fast", "joined")
-COLUMNS = ("image", *(f"{way}_{lesion}" for way in WAYS for lesion in LESIONS))
-PLACE = 5  # pixels that hold the highest probability
-
-
-def highest(maps: np.ndarray, inside: np.ndarray) -> list[float]:
-    """Of float32 (side, side, lesions), the fifth highest probability of each lesion in the field of view."""
-    flat = maps[inside]
-    return [float(value) for value in np.partition(flat, -PLACE, axis=0)[-PLACE]]
+MEASURES = ("spots", "area")
+COLUMNS = ("image", *(f"{way}_{lesion}_{measure}" for way in WAYS for lesion in LESIONS for measure in MEASURES))
 
 
 def row_of(prepared: Prepared, run: Run) -> dict[str, str]:
-    """The highest probabilities of one photograph."""
+    """What the maps of one photograph show."""
     maps = [
         crop_maps(prepared, member.predict, replace(member.card, flips="none"))  # float32 (side, side, lesions)
         for member in run.members
     ]
-    found = zip(WAYS, [*maps, mean_of_odds(maps)])
-    return {
-        f"{way}_{lesion}": f"{value:.6g}"
-        for way, each in found
-        for lesion, value in zip(run.card.lesions, highest(each, prepared.inside))
-    }
+    row = {}
+    for way, found in zip(WAYS, [*maps, mean_of_odds(maps)]):
+        spots = count_spots(found, prepared.inside, run.lesions)
+        for i, lesion in enumerate(run.lesions):
+            row[f"{way}_{lesion}_spots"] = str(spots[lesion])
+            row[f"{way}_{lesion}_area"] = f"{found[..., i][prepared.inside].sum():.6g}"
+    return row
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -74,23 +71,44 @@ def measure(root: Path, table: Path) -> None:
 
 
 def judge(rows: Sequence[Mapping[str, str]], labels: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """AUC by lesion of each way, and how far both together are ahead of the large one alone."""
-    rng, result = np.random.default_rng(0), dict[str, Any](photographs=len(rows))
+    """AUC by lesion of each way and measure, how far both together are ahead of the large one, and the classifier's."""
+    result = dict[str, Any](photographs=len(rows))
     for lesion in LESIONS:
         truth = np.array([int(labels[row["image"]][lesion]) for row in rows])
-        scores = {way: np.array([float(row[f"{way}_{lesion}"]) for row in rows]) for way in WAYS}
-        drawn: dict[str, list[float]] = {way: [] for way in WAYS}
-        while len(drawn["joined"]) < 2000:
-            places = rng.integers(0, len(truth), len(truth))
-            if 0 < truth[places].sum() < len(truth):
-                for way in WAYS:
-                    drawn[way].append(roc_auc_score(truth[places], scores[way][places]))
-        ends = lambda values: [round(float(end), 3) for end in np.percentile(values, [2.5, 97.5])]
-        result[lesion] = dict(positive=int(truth.sum())) | {
-            way: dict(auc=round(float(roc_auc_score(truth, scores[way])), 3), interval=ends(drawn[way])) for way in WAYS
-        }
-        result[lesion]["joined_minus_large"] = ends(np.subtract(drawn["joined"], drawn["large"]))
+        result[lesion] = dict(positive=int(truth.sum()))
+        for measure in MEASURES:
+            scores = {way: np.array([float(row[f"{way}_{lesion}_{measure}"]) for row in rows]) for way in WAYS}
+            drawn = _drawn(truth, scores)
+            result[lesion][measure] = {way: _auc(truth, scores[way], drawn[way]) for way in WAYS}
+            ahead = np.subtract(drawn["joined"], drawn["large"])
+            result[lesion][measure]["joined_minus_large"] = _ends(ahead)
+    card = load_run("builtin", "classifier").card
+    truth = np.array([int(labels[row["image"]]["lesion"]) for row in rows])
+    spots = [{lesion: int(row[f"fast_{lesion}_spots"]) for lesion in LESIONS} for row in rows]
+    answers = np.array([read_spots(card.readings[0], one) for one in spots])
+    result["classifier"] = dict(positive=int(truth.sum())) | _auc(truth, answers, _drawn(truth, dict(it=answers))["it"])
     return result
+
+
+def _drawn(truth: np.ndarray, scores: Mapping[str, np.ndarray], count: int = 2000) -> dict[str, list[float]]:
+    """The AUC over drawings of as many photographs, with replacement, the same ones for all scores."""
+    rng, drawn = np.random.default_rng(0), {name: list[float]() for name in scores}
+    while any(len(values) < count for values in drawn.values()):
+        places = rng.integers(0, len(truth), len(truth))
+        if 0 < truth[places].sum() < len(truth):
+            for name, score in scores.items():
+                drawn[name].append(roc_auc_score(truth[places], score[places]))
+    return drawn
+
+
+def _auc(truth: np.ndarray, score: np.ndarray, drawn: Sequence[float]) -> dict[str, Any]:
+    """AUC and its interval."""
+    return dict(auc=round(float(roc_auc_score(truth, score)), 3), interval=_ends(drawn))
+
+
+def _ends(values: Sequence[float] | np.ndarray) -> list[float]:
+    """The middle 95 %."""
+    return [round(float(end), 3) for end in np.percentile(values, [2.5, 97.5])]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -106,8 +124,9 @@ def main(words: Sequence[str] | None = None) -> None:
     found = judge(read(given.table), {row["image"]: row for row in read(given.root / "labels.csv")})
     write_text(given.judge, json.dumps(found, indent=1) + "\n")
     for lesion in LESIONS:
-        ways = ", ".join(f"{way} {found[lesion][way]['auc']:.3f}" for way in WAYS)
+        ways = ", ".join(f"{way} {found[lesion]['spots'][way]['auc']:.3f}" for way in WAYS)
         print(f"{lesion}: {ways} ({found[lesion]['positive']} of {found['photographs']} photographs)")
+    print(f"classifier: {found['classifier']['auc']:.3f} {found['classifier']['interval']}")
 
 
 if __name__ == "__main__":
