@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Warn', 'Group', 'GROUPS', 'COLUMNS', 'DIALECTS', 'MAX_OVERLAY', 'Result', 'Findings', 'find_lesions', 'naming',
            'masks_at', 'lesion_rows', 'report_text', 'write_maps', 'write_arrays', 'write_outlines', 'write_zones',
-           'write_overlay', 'write_findings', 'attempt']
+           'join_tables', 'write_overlay', 'write_findings', 'attempt']
 
 # %% ../nbs/40a_findings.ipynb #fnd-imports
 import csv
@@ -241,6 +241,21 @@ def write_zones(
     rows = zone_rows(masks, found.landmarks) if found.landmarks else []
     columns = ("photo", *ZONE_COLUMNS)
     write_text(_named(base, "_places.csv"), report_text(columns, [dict(photo=found.name) | row for row in rows]))
+
+
+def join_tables(
+    paths: Sequence[str | Path],  # CSV files with the same headings
+    target: str | Path,  # the file for all, such as places.csv
+) -> None:
+    "Put tables of single photographs under each other. Raises `RetinalError` for one that cannot be read."
+    lines: list[str] = []
+    for path in paths:
+        try:
+            table = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+        except (OSError, UnicodeDecodeError):
+            raise RetinalError(f"{printable(path)} could not be read: make the tables again.") from None
+        lines += table[1:] if lines else table
+    write_text(target, "".join(lines))
 
 
 def _named(base: Path, ending: str) -> Path:

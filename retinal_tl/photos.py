@@ -211,7 +211,7 @@ def say_left_out(
 
 # %% ../nbs/45_photos.ipynb #cell-10
 MAX_STEM_BYTES = 180  # a lesion's name and `_probability.png` stay well under 255 with it
-REPORTS = ("report.csv", "report.html", "annotations.json", "annotations_rle.json")
+REPORTS = ("report.csv", "report.html", "annotations.json", "annotations_rle.json", "places.csv")
 
 
 def photo_key(

@@ -169,15 +169,20 @@ def segment_command(
     )
     models = [str(run.folder.absolute()) for run in named] if batch.crew else named
     status = do_batch(batch, partial(_segmenting, models, _made(runs), arguments.quality, output, options))
-    return status if status > 1 else _join_annotations(output, formats) or status
+    return status if status > 1 else _join_files(output, formats) or status
 
 
-_JOINED = {"coco": ("_coco.json", "annotations.json"), "coco-rle": ("_coco_rle.json", "annotations_rle.json")}
+_JOINED = {
+    "coco": ("_coco.json", "annotations.json"),
+    "coco-rle": ("_coco_rle.json", "annotations_rle.json"),
+    "places": ("_places.csv", "places.csv"),
+}
 
 
-def _join_annotations(output: Path, formats: Collection[str]) -> int:  # exit status
-    "Write one file for the annotations of all photographs in a folder, where a format wants that."
+def _join_files(output: Path, formats: Collection[str]) -> int:  # exit status
+    "Write one file for all photographs in a folder, where a format wants that."
     from retinal_tl.annotations import join_coco_files
+    from retinal_tl.findings import join_tables
 
     for format in formats:
         if format not in _JOINED:
@@ -187,7 +192,8 @@ def _join_annotations(output: Path, formats: Collection[str]) -> int:  # exit st
             with open_journal(output, "segment") as journal:
                 names = [name for line in journal.done.values() for name in line.get("files", ())]
             parts = [output / name for name in names if name.endswith(ending) and (output / name).is_file()]
-            join_coco_files(parts, output / target)
+            join = join_tables if format == "places" else join_coco_files
+            join(parts, output / target)
         except RetinalError as error:
             say(str(error))
             return 1

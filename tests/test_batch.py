@@ -105,6 +105,20 @@ def test_a_batch_that_is_killed_goes_on(place):
     assert not [*Path("found").rglob(TEMPORARY)]
 
 
+def test_places_of_all_photographs_are_one_table(place):
+    """Also of those that an earlier start has looked at; a folder that holds it can be looked at all the same."""
+    for count in (2, 3):
+        write_eyes("eyes", count, size=480)
+        assert segment("eyes", options=("--format", "places")) == 0
+        parts = [path.read_text().splitlines() for path in sorted(Path("found").rglob("*_places.csv"))]
+        joined = (Path("found") / "places.csv").read_text().splitlines()
+        assert len(parts) == count and joined[0] == parts[0][0] == "photo,lesion,zone,count,area_pixels,area_discs"
+        assert joined[1:] == [line for part in parts for line in part[1:]] != []
+    (Path("found") / "places.csv").unlink()
+    next(Path("found").rglob("*_places.csv")).write_bytes(b"\xff")
+    assert segment("eyes", options=("--format", "places")) == 1
+
+
 def test_what_a_kill_leaves_behind_is_put_right(place):
     write_eyes("eyes", 2)
     assert segment("eyes") == 0
