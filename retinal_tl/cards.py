@@ -21,16 +21,7 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import fastjsonschema
 
-from retinal_tl.core import (
-    LESIONS,
-    RetinalError,
-    file_digest,
-    member_folder,
-    plain,
-    printable,
-    run_folder,
-    write_text,
-)
+from .core import LESIONS, RetinalError, file_digest, member_folder, plain, printable, run_folder, write_text
 from .natural import StartFacts
 from .preprocess import CLAHE_MODES, Preprocessing
 from .spots import QUESTIONS, Reading

@@ -295,8 +295,7 @@ def classify_command(
 
     if arguments.report and not arguments.output:
         raise RetinalError("A report needs a folder: give one with --output.")
-    run = load_run(arguments.model, "classifier")
-    limits = _question_limits(run, arguments)
+    limits = _question_limits(run := load_run(arguments.model, "classifier"), arguments)
     if arguments.output:
         meant, output = _meant(arguments)
     else:
