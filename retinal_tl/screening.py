@@ -116,6 +116,8 @@ def classify_file(
     for question, probability in answers.items():
         row[f"{question}_probability"] = round(probability, 6)
         row[question] = "ungradable" if because else "yes" if probability >= limits[question] else "no"
+    if row["referable"] == "yes":  # such an eye shows a lesion, whatever the two thresholds say
+        row["lesion"] = "yes"
     row |= dict(
         laterality=photograph.laterality,
         gradable="no" if because else "yes",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import logging
 import os
 import secrets
 import signal
@@ -15,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from logging import CRITICAL
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .core import RetinalError, available_cores, printable
@@ -172,10 +172,34 @@ def _client(crew: Crew) -> Iterator[Client]:
         with client:
             yield client
         return
-    with dask.config.set(_SETTINGS), _cluster(crew.workers) as cluster:
+    with dask.config.set(_SETTINGS), _silent(), _cluster(crew.workers) as cluster:
         with Client(cluster, set_as_default=False) as client:
-            client.register_plugin(_held(crew.workers))
+            for tried in range(1, _STARTS + 1):
+                try:
+                    client.register_plugin(_held(crew.workers))
+                    break
+                except OSError:  # a worker has ended; the one that follows it is asked
+                    if tried == _STARTS:
+                        raise
             yield client
+
+
+_STARTS = 3  # times that workers which end at once are started
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    "What Dask notes for itself, such as a connection that has ended, is not said; not while it closes, either."
+    theirs = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in ("distributed", "tornado")]
+    handlers = [handler for name in theirs for handler in logging.getLogger(name).handlers]
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, levels):
+            handler.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -184,12 +208,16 @@ def _cluster(count: int) -> Iterator[Any]:
     from distributed import LocalCluster
     from distributed.security import Security
 
-    where: Any = dict(host="127.0.0.1", protocol="tls", security=Security.temporary(), silence_logs=CRITICAL)
+    where: Any = dict(host="127.0.0.1", protocol="tls", security=Security.temporary(), silence_logs=logging.CRITICAL)
     where |= dict(dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0")
     cluster = None
     try:
-        with _undisturbed():
-            cluster = LocalCluster(n_workers=count, threads_per_worker=1, **where)
+        for _ in range(_STARTS):
+            with _undisturbed(), contextlib.suppress(RuntimeError):  # one of them has ended before it had begun
+                cluster = LocalCluster(n_workers=count, threads_per_worker=1, **where)
+                break
+        if cluster is None:
+            raise RetinalError(f"{count} processes ended before they had begun, {_STARTS} times: give fewer --workers.")
         yield cluster
     finally:
         with _undisturbed():
@@ -226,6 +254,8 @@ def _held(count: int) -> Any:
     from distributed import WorkerPlugin
 
     class Held(WorkerPlugin):
+        name = "retinal_tl: held"
+
         def setup(self, worker: Any) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             if hasattr(os, "sched_setaffinity"):

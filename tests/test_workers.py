@@ -179,6 +179,21 @@ def test_help_and_one_process_bring_no_dask():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.0, 0.5])
+def test_a_worker_that_ends_while_it_begins(tmp_path, moment):
+    """Before it has said that it is there, or while it is told its share of the cores: another one takes its place."""
+    soak.write_place(tmp_path, 4)
+    process = soak.start(tmp_path, "workers", "found")
+    while not (begun := soak.workers_of(process)) and process.poll() is None:
+        time.sleep(0.005)
+    time.sleep(moment)
+    begun[0].kill()
+    errors = process.communicate(timeout=120)[1].decode()
+    assert (process.returncode, soak.done_in(tmp_path / "found")) == (0, 4), errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
 def test_a_short_soak(capsys):
     """`make soak` in its short form; the long one kills every kind of batch."""
     assert soak.main(["--kills", "2", "--kinds", "segment", "evaluate", "--photos", "4", "--seed", "3"]) == 0
