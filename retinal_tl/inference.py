@@ -337,9 +337,12 @@ def _photo(photo: str | Path | np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _named(photo: str | Path | np.ndarray) -> Iterator[None]:
-    "Put the file's name before an error that is about the picture in it."
+    "Put the file's name before an error that is about the picture in it; too little memory is one, too."
     try:
         yield
+    except MemoryError:
+        name = printable(photo) if isinstance(photo, (str, Path)) else "The photo"
+        raise RetinalError(f"{name} could not be looked at: the model needs more memory than there is.") from None
     except RetinalError as error:
         if not isinstance(photo, (str, Path)) or printable(photo) in str(error):
             raise

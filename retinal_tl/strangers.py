@@ -197,9 +197,12 @@ def open_network(
     options.add_session_config_entry("session.use_env_allocators", "1")
     left_out = [] if folded_values(contents) <= MOST_FOLDED else ["ConstantFolding"]
     try:
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             contents, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
         )
+        for one in (*session.get_inputs(), *session.get_outputs()):
+            _ = one.name, one.type, one.shape  # bytes that are no text cannot be asked for later
+        return session
     except Exception as error:  # ONNX Runtime's errors have no common class of their own
         raise RetinalError(f"{name} is not a model that ONNX Runtime can load ({_first_line(error)}).") from None
 

@@ -18,7 +18,9 @@ import fuzz_samples
 from retinal_tl import strangers
 from retinal_tl.cards import write_card
 from retinal_tl.core import RetinalError, file_digest
+from retinal_tl.images import write_png
 from retinal_tl.inference import classify, load_run, segment
+from retinal_tl.synthetic import phantom
 from toy_runs import change_card, toy_card, toy_model, write_run, write_toy_run
 
 BOMBS = fuzz_samples.onnx_bombs()
@@ -350,3 +352,32 @@ def test_random_bytes(tmp_path):
             load_run(run)
         except RetinalError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("photo", ["eye.png", None])
+def test_a_model_that_needs_too_much_memory_is_one_sentence(tmp_path, monkeypatch, photo):
+    """As a network from a stranger may that computes for a long time in arrays which are never let go."""
+    run = load_run(write_toy_run(tmp_path / "run"))
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("retinal_tl.inference.run_network", full)
+    eye = phantom(1, 200).photo
+    if photo:
+        write_png(tmp_path / photo, eye)
+    with pytest.raises(RetinalError, match="needs more memory than there is") as caught:
+        segment(tmp_path / photo if photo else eye, run)
+    assert (photo or "The photo") in str(caught.value)
+
+
+def test_a_size_whose_name_is_no_text(tmp_path):
+    """Found by fuzzing: ONNX Runtime loads it, and stumbles only when it is asked for the shape."""
+    model = toy_model()
+    contents = model.SerializeToString()
+    for name in (b"height", b"width"):
+        contents = contents.replace(name, b"\xf4" + name[1:])
+    folder = write_toy_run(tmp_path / "run")
+    (folder / "model.onnx").write_bytes(contents)
+    change_card(folder, files={"model.onnx": file_digest(folder / "model.onnx")})
+    assert "is not a model that ONNX Runtime can load" in refusal(folder)
