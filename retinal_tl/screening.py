@@ -88,6 +88,17 @@ def question_thresholds(
     return {one.question: one.threshold for one in run.card.readings} or dict(lesion=run.threshold)
 
 
+def _answer_cells(answers: Mapping[str, float], limits: Mapping[str, float], ungradable: bool) -> dict[str, Any]:
+    "The columns of both questions; those that the model does not answer stay empty."
+    cells: dict[str, Any] = dict.fromkeys(CLASSIFY_COLUMNS[1:5], "")
+    for question, probability in answers.items():
+        cells[f"{question}_probability"] = round(probability, 6)
+        cells[question] = "ungradable" if ungradable else "yes" if probability >= limits[question] else "no"
+    if cells["referable"] == "yes":  # such an eye shows a lesion, whatever the two thresholds say
+        cells["lesion"] = "yes"
+    return cells
+
+
 def classify_file(
     path: str | Path,  # of a photo
     run: Run,  # of stage 1
@@ -101,7 +112,6 @@ def classify_file(
     from retinal_tl.preprocess import find_field_of_view
     from retinal_tl.quality import measure_quality, photo_warnings, ungradable_because
     from retinal_tl.report import report_photo
-    from retinal_tl.spots import QUESTIONS
 
     photograph, limits = open_photo(path), question_thresholds(run) | dict(thresholds or {})
     photo, name = photograph.pixels, printable(path)
@@ -110,14 +120,7 @@ def classify_file(
         warnings = (*photograph.warnings, *photo_warnings(photo, field))
         because = ungradable_because(measure_quality(photo, field))
         answers = answer_prepared(prepare_for(photo, [run])[0], run)
-    row: dict[str, Any] = dict(photo=name)
-    for question in QUESTIONS:  # those that the model does not answer stay empty
-        row |= {f"{question}_probability": "", question: ""}
-    for question, probability in answers.items():
-        row[f"{question}_probability"] = round(probability, 6)
-        row[question] = "ungradable" if because else "yes" if probability >= limits[question] else "no"
-    if row["referable"] == "yes":  # such an eye shows a lesion, whatever the two thresholds say
-        row["lesion"] = "yes"
+    row: dict[str, Any] = dict(photo=name) | _answer_cells(answers, limits, bool(because))
     row |= dict(
         laterality=photograph.laterality,
         gradable="no" if because else "yes",
