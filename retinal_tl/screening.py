@@ -376,10 +376,6 @@ def _lesions(text: str) -> list[str]:
     return [] if text.strip() == "all" else _choices(text, LESIONS)
 
 
-def _sensitivities(text: str) -> dict[str, float]:
-    return parse_numbers(text, "sensitivity")
-
-
 def _add_shared(parser: argparse.ArgumentParser) -> None:
     "What both subcommands take."
     photo = "a photograph, a folder of them with its sub-folders, or a pattern in quotes: 'eyes/*_left.jpg'"
@@ -390,7 +386,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add("photo", nargs="+", metavar="PHOTO", help=photo)
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--threshold", type=parse_numbers, metavar="T", help=threshold)
-    limit.add_argument("--sensitivity", type=_sensitivities, metavar="S", help=sensitivity)
+    limit.add_argument("--sensitivity", type=partial(parse_numbers, what="sensitivity"), metavar="S", help=sensitivity)
     add("--recursive", action=yes_or_no, default=True, help="look into sub-folders (default: yes)")
     add("--overwrite", action="store_true", help="do again what an earlier start has done")
     add("--csv-dialect", default="excel", choices=("excel", "excel-semicolon", "excel-tab"), help=dialect)
