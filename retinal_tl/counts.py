@@ -10,22 +10,25 @@ __all__ = ['PICTURE', 'FLOOR', 'PhotoCounts', 'judged_lesions', 'small_outcomes'
 import base64
 import hashlib
 import json
+import os
+import socket
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from .batches import read_lesion
-from .core import PhotoWarning, RetinalError, file_digest, write_text
+from .core import PhotoWarning, RetinalError, file_digest, printable, write_text
 from .datasets import Example
 from .evaluation import Collected, read_histograms, write_histograms
 from .findings import attempt, naming
 from .images import open_photo
-from .inference import Run, answer_prepared, prepare_for, segment_prepared
+from .inference import Run, answer_prepared, load_run, prepare_for, segment_prepared
 from .lesions import LesionScores, score_lesions
 from .metrics import PixelHistogram, pixel_histogram, quantize
 from .pictures import OUTCOME_COLORS
@@ -33,6 +36,7 @@ from .preprocess import Prepared, find_field_of_view
 from .quality import photo_warnings
 from .report import data_uri
 from .shapes import Outlines
+from .workers import Crew, in_workers
 
 # %% ../nbs/47b_counts.ipynb #cnt-class
 @dataclass(frozen=True, eq=False)
@@ -169,6 +173,7 @@ def counts_key(
     masks = {lesion: None if mask is None else _mask_digest(mask) for lesion, mask in outlined.items()}
     card = run.card
     use = [asdict(card.preprocessing), card.tile, card.overlap, getattr(card, "flips", ""), run.thresholds]
+    use += [asdict(one) for one in getattr(card, "readings", ())]  # one network, weighed in another way
     parts = [_WAY, digest or file_digest(example.photo), masks, card.network, use]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -210,24 +215,67 @@ def count_photos(
     runs: Sequence[Run],  # models to be tried on all of them
     folder: str | Path,  # keeps the counts; what is there already is not done again
     digests: Mapping[str, str] | None = None,  # SHA-256 of photographs by name, where they are known
+    crew: Crew | None = None,  # who does it; None: this process
 ) -> tuple[
     list[KeptCounts], dict[str, str]
 ]:  # for each model, those that all could do; name → why it could not be done
-    "Try models on photographs, one after the other, with a bar on a terminal."
+    "Try models on photographs, with a bar on a terminal. Raises `RetinalError` if others are to do it and cannot."
     from tqdm import tqdm
 
+    tasks = [(example, (digests or {}).get(example.name)) for example in examples]
+    answers = _here(tasks, runs, Path(folder)) if crew is None else _elsewhere(tasks, runs, Path(folder), crew)
+    quiet = not sys.stderr.isatty()
+    bar = tqdm(answers, "judging", len(tasks), unit="photo", disable=quiet, file=sys.stderr)
+    found = {name: answer for name, *answer in bar}
     keys: list[dict[str, str]] = [{} for _ in runs]
     problems = {}
-    bar = tqdm(examples, desc="judging", unit="photo", disable=not sys.stderr.isatty(), file=sys.stderr)
-    for example in bar:
-        digest = (digests or {}).get(example.name)
-        done, problem = attempt(example.photo, lambda: _ensure(example, runs, Path(folder), digest))
+    for example, _ in tasks:  # in this order, whoever was done first
+        done, problem = found[example.name]
         if done is None:
             problems[example.name] = problem
             continue
         for mine, key in zip(keys, done):
             mine[example.name] = key
     return [KeptCounts(Path(folder), mine) for mine in keys], problems
+
+
+_Task = tuple[Example, str | None]  # a photograph and its digest, where that is known
+
+
+def _here(
+    tasks: Sequence[_Task], runs: Sequence[Run], folder: Path
+) -> Iterator[tuple[str, list[str] | None, str]]:  # name, keys or None, why not
+    "The photographs, one after the other."
+    for example, digest in tasks:
+        yield example.name, *attempt(example.photo, partial(_ensure, example, runs, folder, digest))
+
+
+def _elsewhere(
+    tasks: Sequence[_Task], runs: Sequence[Run], folder: Path, crew: Crew
+) -> Iterator[tuple[str, list[str] | None, str]]:  # as `_here`
+    "The photographs, by other processes, in whatever order they are done."
+    models = [(os.path.abspath(run.folder), run.card.network) for run in runs]
+    tasks = [(_findable(example), digest) for example, digest in tasks]
+    for answer in in_workers(crew, partial(_counting, models, Path(os.path.abspath(folder))), tasks):
+        example, _ = answer.task
+        problem = f"{printable(example.photo)} was set aside: two of the processes that looked at it have ended."
+        done, problem = (None, problem) if answer.result is None else answer.result
+        yield example.name, done, problem
+
+
+def _findable(example: Example) -> Example:
+    "The same with the names of its files in full, for processes that began in other folders."
+    whole = lambda file: Path(os.path.abspath(file)) if isinstance(file, Path) else file
+    masks = {lesion: whole(mask) for lesion, mask in example.masks.items()}
+    return replace(example, photo=whole(example.photo), masks=masks)
+
+
+def _counting(models: Sequence[tuple[str, str]], folder: Path) -> Callable[[_Task], tuple[list[str] | None, str]]:
+    "What counts in one photograph, with models that are loaded now, in whatever process."
+    runs = [load_run(place) for place, _ in models]
+    if [run.card.network for run in runs] != [network for _, network in models]:
+        raise RetinalError(f"A worker on {socket.gethostname()} has other models than this command: copy them there.")
+    return lambda task: attempt(task[0].photo, partial(_ensure, task[0], runs, folder, task[1]))
 
 
 def _ensure(example: Example, runs: Sequence[Run], folder: Path, digest: str | None) -> list[str]:

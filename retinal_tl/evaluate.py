@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core import RetinalError, check_name, how_many, plain, printable, write_text, writing
+from .workers import add_crew, crew_of
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
     from retinal_tl.counts import KeptCounts
@@ -36,6 +37,8 @@ class EvaluateOptions:
     drawings: int = 1000  # of the bootstrap; 0: no intervals
     seed: int = 0  # of the drawings
     pictures: int = 2  # photographs of each kind: best, middle, worst
+    workers: int = 0  # processes that share the work; 0: this one alone
+    scheduler: str | None = None  # address of a Dask scheduler whose workers do it
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def _options(given: Mapping[str, object]) -> EvaluateOptions:
     options = EvaluateOptions(**given)  # type: ignore[arg-type]
     if options.kind is not None:
         check_name("kind of model", options.kind, ("segmenter", "classifier"))
-    for name in ("drawings", "seed", "pictures"):
+    for name in ("drawings", "seed", "pictures", "workers"):
         if not isinstance(getattr(options, name), int) or getattr(options, name) < 0:
             raise RetinalError(f"{name} is {printable(getattr(options, name))}; give a whole number, 0 or more.")
     return options
@@ -173,7 +176,8 @@ def evaluate_run(
     report(f"{how_many(len(annotated), 'photograph')} can judge {printable(runs[0].card.name)}; eyes are compared.")
     judges = find_judges(annotated, runs, chosen.allow_leaks, folder / "cache")
     report(_told(judges, chosen.allow_leaks))
-    kept, problems = count_photos(judges.examples, runs, folder / "counts", judges.digests)
+    crew = crew_of(argparse.Namespace(workers=chosen.workers, scheduler=chosen.scheduler))
+    kept, problems = count_photos(judges.examples, runs, folder / "counts", judges.digests, crew)
     failed = {**judges.failed, **problems}
     if not kept[0].keys:
         raise RetinalError(f"None of the photographs could be judged; the first: {next(iter(failed.values()))}")
@@ -359,6 +363,7 @@ def evaluate_command(
 ) -> int:  # exit status: 1 if a photograph could not be used
     "`retinal_tl evaluate`. Raises `RetinalError` when the command itself is wrong."
     given = {one.name: getattr(arguments, one.name) for one in fields(EvaluateOptions)}
+    given["workers"] = arguments.workers or 0
     say = lambda line: print(printable(line), flush=True)
     found = evaluate_run(
         arguments.model, arguments.data, arguments.data_root, arguments.output, arguments.csv, say, **given
@@ -399,4 +404,5 @@ def add_evaluate(
     add("--drawings", default=1000, help="of the bootstrap; 0 for no intervals (default: %(default)s)", **whole)
     add("--seed", default=0, help="of the drawings (default: %(default)s)", **whole)
     add("--pictures", default=2, help="best, middle and worst photographs to show (default: %(default)s each)", **whole)
+    add_crew(parser)
     parser.set_defaults(work=evaluate_command)

@@ -23,7 +23,7 @@ from retinal_tl import counts, verdict_page
 from retinal_tl.cards import SplitNames, read_card
 from retinal_tl.command import main
 from retinal_tl.core import RetinalError
-from retinal_tl.counts import PhotoCounts
+from retinal_tl.counts import PhotoCounts, counts_key
 from retinal_tl.datasets import Example, read_folder
 from retinal_tl.evaluate import evaluate_run
 from retinal_tl.images import read_photo, write_png
@@ -33,6 +33,7 @@ from retinal_tl.lesions import LesionScores
 from retinal_tl.metrics import BINS, PixelHistogram
 from retinal_tl.seen import find_seen, what_was_learned
 from retinal_tl.signatures import SAME_EYE, same_eye_score, signature
+from retinal_tl.spots import Reading
 from retinal_tl.synthetic import phantom
 from retinal_tl.verdict import pool_lesion
 from toy_runs import change_card, toy_card, write_toy_run
@@ -323,3 +324,13 @@ def test_the_page_in_a_browser(own, tmp_path):
             )
             assert min(browser.evaluate(f"Promise.all({loaded})")) > 100
             assert browser.evaluate("document.documentElement.scrollWidth") <= width  # wide tables scroll by themselves
+
+
+def test_what_was_counted_is_not_taken_for_what_is_weighed_anew(tmp_path):
+    """A classifier that counts may change without its network: then nothing that was kept of it holds."""
+
+    write_png(tmp_path / "eye.png", phantom(1, 200).photo)
+    example, run = Example(tmp_path / "eye.png", True, {}, "eye", "own"), load_run("builtin", "classifier")
+    other = (Reading("lesion", dict(exudates=1.0), 0.0, 0.5),)
+    keys = {counts_key(example, one) for one in (run, replace(run, card=replace(run.card, readings=other)))}
+    assert len(keys) == 2

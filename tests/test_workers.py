@@ -179,6 +179,25 @@ def test_help_and_one_process_bring_no_dask():
 
 
 @pytest.mark.slow
+def test_a_model_is_judged_alike_by_any_number_of_processes(tmp_path, capsys, monkeypatch):
+    """The same answer to the byte but for what fails, which has its sentence; relative names are found by others."""
+    monkeypatch.chdir(tmp_path)
+    soak.write_place(tmp_path, 6)
+    (tmp_path / "data" / "images" / "002.png").write_bytes(b"")
+    words = ["evaluate", "--model", "run", "--data", "folder", "--data-root", "data", "--drawings", "20", "--output"]
+    said = []
+    for output, more in (("first", ()), ("second", ("--workers", "2"))):
+        assert main([*words, output, *more]) == 1
+        heard = capsys.readouterr()
+        said.append((heard.out + heard.err).replace(output, ""))
+    assert "002.png is empty" in said[0] and sorted(said[0].splitlines()) == sorted(said[1].splitlines())
+    for name in ("metrics.json", "photographs.csv"):
+        one, two = ((tmp_path / output / name).read_text() for output in ("first", "second"))
+        assert one == two
+    assert len({*(tmp_path / "first" / "counts").rglob("*.json")}) == 5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.0, 0.5])
 def test_a_worker_that_ends_while_it_begins(tmp_path, moment):
     """Before it has said that it is there, or while it is told its share of the cores: another one takes its place."""

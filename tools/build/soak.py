@@ -1,10 +1,11 @@
 """Kill every kind of batch at moments drawn by chance, go on, and compare with an unbroken one, file by file.
 
-    python tools/build/soak.py                       the long form: 56 kills; `make soak`
+    python tools/build/soak.py                       the long form: 70 kills; `make soak`
     python tools/build/soak.py --kills 2 --kinds segment workers --photos 6
 
 The kinds: `segment` with one process, `workers` with two more (the first process or one of the two is killed),
-`classify` and `evaluate`. A kill is SIGKILL or SIGTERM. The photographs are small phantoms, and the networks one line
+`classify`, `evaluate`, and `training`, a run of stage 2 on the same phantoms, which must end with the same weights to
+the byte. A kill is SIGKILL or SIGTERM. The photographs are small phantoms, and the networks one line
 of arithmetic each (`tests/toy_runs.py`). What was seen goes to a file with --output; the exit status is 1 where a file
 differs, a temporary one stayed or a traceback was shown.
 """
@@ -39,6 +40,10 @@ KINDS = {
     "classify": ["classify", "data/images", "--model", "any", "--report"],
     "evaluate": ["evaluate", "--model", "run", "--data", "folder", "--data-root", "data", "--drawings", "50"],
 }
+TRAINING = dict(
+    data="folder", data_root="data", lesion="exudates", preset="demo", transfer="scratch", width=0.05, diameter=160,
+    patch_size=64, batch_size=4, epochs=6, steps_per_epoch=40,
+)  # fmt: skip
 SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM")
 
 
@@ -108,6 +113,44 @@ def soak(place: Path, kind: str, kills: int, photos: int, chance: random.Random)
                 traceback="Traceback" in words)  # fmt: skip
 
 
+def train(place: Path, output: str) -> subprocess.Popen:
+    """A training in a process of its own."""
+    settings = [word for name, value in (TRAINING | dict(output=output)).items() for word in ("-p", name, str(value))]
+    words = [*COMMAND, "run", "stage2", "--no-notebook", *settings]
+    return subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def trained(output: Path) -> dict:
+    """What a finished run has become: digests of its files, its figures, its thresholds."""
+    return {
+        path.parent.name: {name: json.loads(path.read_text())[name] for name in ("files", "metrics", "thresholds")}
+        for path in output.glob("*/card.json")
+    }
+
+
+def soak_training(place: Path, kills: int, chance: random.Random) -> dict:
+    """A training that is killed and goes on, as `soak` has it."""
+    begun = train(place, "whole")
+    words, seen = begun.communicate()[1].decode(), []
+    for _ in range(kills):
+        name, process = chance.choice(SIGNALS), train(place, "killed")
+        try:
+            process.wait(chance.uniform(1, 12))
+        except subprocess.TimeoutExpired:
+            process.send_signal(getattr(signal, name))
+        said = process.communicate()[1].decode()
+        done = len(list((place / "killed").glob("*/checkpoint*")))
+        about = dict(kind="training", signal=name, victim="batch", status=process.returncode, done=done)
+        seen.append(about | dict(traceback="Traceback" in said, left_alive=0))
+    last = train(place, "killed")
+    words += last.communicate()[1].decode()
+    one, other = trained(place / "whole"), trained(place / "killed")
+    differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    temporary = [path.name for path in (place / "killed").rglob("." + "[0-9a-f]" * 16 + "*")]
+    return dict(kills=seen, files=sum(len(each["files"]) for each in one.values()), differ=differ, temporary=temporary,
+                statuses=[begun.returncode, last.returncode], traceback="Traceback" in words)  # fmt: skip
+
+
 def broken(found: dict) -> list[str]:
     """What is wrong with the result of a kind, in words."""
     problems = [f"{name} differs" for name in found["differ"]] + [f"{name} stayed" for name in found["temporary"]]
@@ -120,7 +163,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Do it all, print the summary, and write it where asked; 1 if anything broke."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=14, help="of each kind (default: %(default)s)")
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS), help="default: all")
+    parser.add_argument(
+        "--kinds", nargs="+", default=[*KINDS, "training"], choices=[*KINDS, "training"], help="default: all"
+    )
     parser.add_argument("--photos", type=int, default=30, help="photographs (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="a file for the summary, as results/soak.json")
@@ -129,7 +174,10 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_place(Path(folder), given.photos)
         for kind in given.kinds:
-            found[kind] = soak(Path(folder), kind, given.kills, given.photos, chance)
+            if kind == "training":
+                found[kind] = soak_training(Path(folder), given.kills, chance)
+            else:
+                found[kind] = soak(Path(folder), kind, given.kills, given.photos, chance)
     every = [one for each in found.values() for one in each["kills"]]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
     summary = dict(
