@@ -230,7 +230,7 @@ def zipped(files: Sample) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
-            archive.writestr(name, data)
+            archive.writestr(name or "?", data)  # zipfile writes no empty name
     return stream.getvalue()
 
 
