@@ -171,8 +171,9 @@ def agreement(rows: Sequence[Mapping[str, str]]) -> dict[str, object]:
     graders, ours = (np.array([int(row[name]) for row in given], int) for name in ("graders", "edema_risk"))
     table = [np.bincount(ours[graders == grade], minlength=3).tolist() for grade in range(3)]
     kappa, (low, high) = quadratic_kappa(graders, ours), kappa_interval(graders, ours)
-    about = dict(photographs=len(rows), given=len(given), kappa=round(kappa, 3))
-    return about | dict(interval=[round(low, 3), round(high, 3)], table=table)
+    number = lambda value: None if np.isnan(value) else round(float(value), 3)  # not defined where all are of one risk
+    about = dict(photographs=len(rows), given=len(given), kappa=number(kappa))
+    return about | dict(interval=[number(low), number(high)], table=table)
 
 
 def judge(rows: Sequence[Mapping[str, str]], tried: set[str]) -> dict[str, dict[str, object]]:
