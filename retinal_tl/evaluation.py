@@ -122,7 +122,9 @@ def read_histograms(
             if sum(part.file_size for part in archive.infolist()) > _MAX_HISTOGRAMS:
                 raise ValueError
         with np.load(path, allow_pickle=False) as kept:
-            names, counts, levels = kept["names"], kept["counts"], kept["levels"]
+            names, counts, levels = (kept[name] for name in ("names", "counts", "levels"))
+            if not all(isinstance(array, np.ndarray) for array in (names, counts, levels)):  # NumPy gives the bytes
+                raise ValueError
     except FileNotFoundError:
         raise RetinalError(f"There is no file {printable(path)}; it is written when a run is judged.") from None
     except Exception as error:  # a damaged archive raises whatever it meets

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -284,3 +285,12 @@ def test_a_whole_photograph_in_memory():
         tracemalloc.stop()
     assert len(found.lesions["one"].hits) == 19 and len(found.lesions["one"].false_alarms) == 19
     assert peak < 100e6
+
+
+def test_an_entry_that_is_no_array_is_damage(tmp_path):
+    """Found by fuzzing: NumPy gives the bytes of an entry that does not begin like an array."""
+    with zipfile.ZipFile(tmp_path / "histograms.npz", "w") as archive:
+        for name in ("names", "counts", "levels"):
+            archive.writestr(f"{name}.npy", b"no array")
+    with pytest.raises(RetinalError, match="cannot be read as histograms"):
+        read_histograms(tmp_path / "histograms.npz")
