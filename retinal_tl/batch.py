@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .core import RetinalError, how_many, plain, printable, write_text, writing
 from .journal import Journal, has_journal, has_page, is_done, open_journal, photo_facts, read_page, write_page
 from .photos import PLACE, Meant, output_stems, photo_key, say_left_out
-from .workers import Crew, in_workers
+from .workers import DIED, Crew, in_workers
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
     from retinal_tl.cards import ClassifierCard, SegmenterCard
@@ -190,7 +190,7 @@ def _each_done(batch: Batch, prepare: Prepare, tasks: Iterable[Task]) -> Generat
     for answer in in_workers(batch.crew, partial(_photographer, prepare), tasks):
         name, done = printable(answer.task.path), answer.result
         if done is None:
-            why = f"{name} could not be done: two processes ended while they did it, perhaps for want of memory."
+            why = f"{name} could not be done: {DIED}."
             done = Done([dict(photo=name, problem=why)], why)
         yield answer.task, done
 

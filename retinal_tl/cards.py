@@ -153,8 +153,14 @@ class ClassifierCard(Card):
 
     @property
     def threshold_in_use(self) -> float:  # 0..1
-        "The threshold, or a half if none was chosen."
-        return self.readings[0].threshold if self.readings else 0.5 if self.threshold is None else self.threshold
+        "The threshold of the first question, or a half if none was chosen."
+        return self.thresholds_in_use[QUESTIONS[0]]
+
+    @property
+    def thresholds_in_use(self) -> dict[str, float]:  # question → 0..1
+        "The threshold of each question that is answered, a half if none was chosen."
+        own = {QUESTIONS[0]: 0.5 if self.threshold is None else self.threshold}
+        return {one.question: one.threshold for one in self.readings} or own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,15 +204,13 @@ _LIMITS: dict[str, dict] = {  # of fields by name, or by class and name where th
     "role": {"enum": list(ROLES)},
     "Parent.kind": {"enum": ["classifier", "segmenter"]},
     "model": _digest,
-    "auc": {"maximum": 1},
     "question": {"enum": list(QUESTIONS)},
     "weights": _lesion_names | {"additionalProperties": {"type": "number", "minimum": -1000, "maximum": 1000}},
     "bias": {"minimum": -1000, "maximum": 1000},
-    "level": {"maximum": 1},
+    **{name: {"maximum": 1} for name in ("auc", "threshold", "level")},
     "auc_interval": {"minItems": 2, "maxItems": 2},
     "dropout": {"exclusiveMaximum": 1},
     "image_size": {"minimum": 16, "maximum": 8192},
-    "threshold": {"maximum": 1},
     "lesions": {"items": {"enum": list(LESIONS)}, "uniqueItems": True, "minItems": 1},
     "digest": _digest,
     "flips": {"enum": list(FLIPS)},

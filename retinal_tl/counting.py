@@ -31,7 +31,8 @@ from .core import RetinalError, how_many, printable, run_folder
 from .datasets import Dataset, Example
 from .evaluation import evaluate_classifier
 from .images import read_photo
-from .inference import Run, crop_maps, load_run
+from .inference import Run, at_quality, crop_maps, load_run
+from .layouts import read_table
 from retinal_tl.leakage import (
     SEEN_FILES,
     Signatures,
@@ -44,27 +45,29 @@ from retinal_tl.leakage import (
 from .metrics import best_threshold, pixel_histogram
 from .preprocess import prepare
 from .run_folders import parent_of, tell
+from .seen import find_seen, what_was_learned
 from .splits import merge_eyes
-from .spots import QUESTIONS, Reading, count_spots
+from .spots import QUESTIONS, Reading, count_spots, figures_of
 
 # %% ../nbs/35d_counting.ipynb #sc-unseen
 def unseen_examples(
-    folder: str | Path,  # of a finished run
-    card: Card,  # its card
+    run: Run,  # of either stage
     dataset: Dataset,  # whose labels are wanted
 ) -> tuple[list[Example], Signatures]:  # with equal `eye` where photographs show the same one; their signatures
-    "Labelled photographs of eyes that a run has not seen in any way. Raises `RetinalError` if none is left."
+    "Labelled photographs of eyes that a run has not seen. Raises `RetinalError` if none is left, or nobody can tell."
+    learned = what_was_learned(run)
+    if learned.doubts:
+        raise RetinalError(learned.doubts[0])
     found, _ = read_signatures({one.name: one.photo for one in dataset.examples if one.label is not None})
-    known = join_signatures(*(seen_signatures(folder, part) for part in SEEN_FILES))
-    seen = {pair.first for pair in find_same_eyes(found, known)}
-    seen |= {*known.names, *card.split.training, *card.split.validation}
-    unseen = [one for one in dataset.examples if one.name in found.names and one.name not in seen]
+    read = set(found.names)
+    labelled = merge_eyes((one for one in dataset.examples if one.name in read), find_same_eyes(found))
+    seen = find_seen(labelled, found, learned)
+    unseen = [one for one in labelled if one.name not in seen]
     if not unseen:
         raise RetinalError(
             f"{printable(dataset.root)} holds no labelled photograph of an eye that the run has not seen."
         )
-    own = found.only([one.name for one in unseen])
-    return merge_eyes(unseen, find_same_eyes(own)), own
+    return unseen, found.only([one.name for one in unseen])
 
 # %% ../nbs/35d_counting.ipynb #sc-grades
 REFERABLE = 2  # least grade of retinopathy on the international scale: moderate
@@ -75,14 +78,9 @@ def referable_of(
     table: str | Path = "labels.csv",  # in that folder, with a column `image`
     column: str = "retinopathy_grade",  # 0 to 4
 ) -> dict[str, bool]:  # name of a photograph, as `open_data("csv", ...)` names it → whether its eye is referable
-    "Which eyes are referable. Raises `RetinalError` for a table without that column, or with another grade in it."
+    "Which eyes are referable. Raises `RetinalError` as `read_table` does, and for another grade."
     path = Path(data_root) / table
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            grades = {f"csv:{row['image']}": row[column].strip() for row in csv.DictReader(file)}
-    except (OSError, KeyError, UnicodeDecodeError, AttributeError) as error:
-        why = f"it has no column {error}" if isinstance(error, KeyError) else "it cannot be read as a table"
-        raise RetinalError(f"{printable(path)} gives no grades: {why}.") from None
+    grades = {f"csv:{row['image']}": row[column] for _, row in read_table(path, ("image", column)).rows}
     wrong = next((grade for grade in grades.values() if grade not in tuple("01234")), None)
     if wrong is not None:
         raise RetinalError(f"{printable(path)} has the grade {printable(wrong)!r} where 0 to 4 are known.")
@@ -159,7 +157,7 @@ def classify_by_spots(
         )
     if target.exists():
         raise RetinalError(f"{printable(target)} is there already: remove it, or give another folder.")
-    examples, signatures = unseen_examples(place, run.card, dataset)
+    examples, signatures = unseen_examples(run, dataset)
     report(
         f"{printable(target.name)}: {how_many(len(examples), 'photograph')} of eyes that {run.card.name} has not seen."
     )
@@ -175,8 +173,8 @@ def classify_by_spots(
 def _spots_in(example: Example, run: Run[SegmenterCard]) -> dict[str, int]:
     "What a segmenter counts in one photograph, at one look."
     prepared = prepare(read_photo(example.photo), run.card.preprocessing)
-    maps = crop_maps(prepared, run.predict, replace(run.card, flips="none"))
-    return count_spots(maps, prepared.inside, run.lesions)
+    fast = at_quality(run, "fast")
+    return count_spots(crop_maps(prepared, fast.predict, fast.card), prepared.inside, run.lesions)
 
 
 def _weigh(
@@ -195,7 +193,7 @@ def _weigh(
         given = [spots[i] for i in graded], [truth[examples[i].name] for i in graded], [examples[i].eye for i in graded]
         reading, result = fit_reading(question, *given, seed)
         readings.append(reading)
-        metrics["folds" if question == QUESTIONS[0] else f"folds, {question}"] = result
+        metrics[figures_of(question)] = result
         report(f"{question}: AUC {result['auc']:.3f} on {how_many(len(graded), 'photograph')}, by folds.")
     return readings, metrics
 

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import os
-import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,8 +34,9 @@ from .pictures import OUTCOME_COLORS
 from .preprocess import Prepared, find_field_of_view
 from .quality import photo_warnings
 from .report import data_uri
+from .screening import _made, _refuse_others
 from .shapes import Outlines
-from .workers import Crew, in_workers
+from .workers import DIED, Crew, in_workers
 
 # %% ../nbs/47b_counts.ipynb #cnt-class
 @dataclass(frozen=True, eq=False)
@@ -254,12 +254,12 @@ def _elsewhere(
     tasks: Sequence[_Task], runs: Sequence[Run], folder: Path, crew: Crew
 ) -> Iterator[tuple[str, list[str] | None, str]]:  # as `_here`
     "The photographs, by other processes, in whatever order they are done."
-    models = [(os.path.abspath(run.folder), run.card.network) for run in runs]
+    models = [os.path.abspath(run.folder) for run in runs]
     tasks = [(_findable(example), digest) for example, digest in tasks]
-    for answer in in_workers(crew, partial(_counting, models, Path(os.path.abspath(folder))), tasks):
+    work = partial(_counting, models, _made(runs), Path(os.path.abspath(folder)))
+    for answer in in_workers(crew, work, tasks):
         example, _ = answer.task
-        problem = f"{printable(example.photo)} was set aside: two of the processes that looked at it have ended."
-        done, problem = (None, problem) if answer.result is None else answer.result
+        done, problem = answer.result or (None, f"{printable(example.photo)} could not be done: {DIED}.")
         yield example.name, done, problem
 
 
@@ -270,11 +270,10 @@ def _findable(example: Example) -> Example:
     return replace(example, photo=whole(example.photo), masks=masks)
 
 
-def _counting(models: Sequence[tuple[str, str]], folder: Path) -> Callable[[_Task], tuple[list[str] | None, str]]:
+def _counting(models: Sequence[str], made: Mapping, folder: Path) -> Callable[[_Task], tuple[list[str] | None, str]]:
     "What counts in one photograph, with models that are loaded now, in whatever process."
-    runs = [load_run(place) for place, _ in models]
-    if [run.card.network for run in runs] != [network for _, network in models]:
-        raise RetinalError(f"A worker on {socket.gethostname()} has other models than this command: copy them there.")
+    runs = [load_run(place) for place in models]
+    _refuse_others(runs, made)
     return lambda task: attempt(task[0].photo, partial(_ensure, task[0], runs, folder, task[1]))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core import RetinalError, check_name, how_many, plain, printable, write_text, writing
-from .workers import Crew, add_crew, crew_of
+from .workers import add_crew, crew_of
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
     from retinal_tl.counts import KeptCounts
@@ -176,7 +176,7 @@ def evaluate_run(
     report(f"{how_many(len(annotated), 'photograph')} can judge {printable(runs[0].card.name)}; eyes are compared.")
     judges = find_judges(annotated, runs, chosen.allow_leaks, folder / "cache")
     report(_told(judges, chosen.allow_leaks))
-    kept, problems = count_photos(judges.examples, runs, folder / "counts", judges.digests, _crew(chosen))
+    kept, problems = count_photos(judges.examples, runs, folder / "counts", judges.digests, crew_of(chosen))
     failed = {**judges.failed, **problems}
     if not kept[0].keys:
         raise RetinalError(f"None of the photographs could be judged; the first: {next(iter(failed.values()))}")
@@ -193,11 +193,6 @@ def evaluate_run(
         report(line)
     report(f"{printable(folder / 'report.html')} shows it all.")
     return Evaluation(folder, metrics, tuple(failed.values()))
-
-
-def _crew(options: EvaluateOptions) -> Crew | None:
-    "Who looks at the photographs; None: this process."
-    return crew_of(argparse.Namespace(workers=options.workers, scheduler=options.scheduler))
 
 
 def _refuse_data_folder(folder: Path, examples: Sequence[Example]) -> None:

@@ -426,4 +426,8 @@ def _roc_points(truth: np.ndarray, score: np.ndarray) -> dict[str, np.ndarray]:
     from sklearn.metrics import roc_curve
 
     false_alarms, found, limits = roc_curve(truth, score)  # the first limit is infinite: nobody is ill
-    return dict(threshold=limits[1:], sensitivity=found[1:], specificity=1 - false_alarms[1:])
+    some = np.unique(np.linspace(1, len(limits) - 1, min(_MOST_CORNERS, len(limits) - 1)).round().astype(int))
+    return dict(threshold=limits[some], sensitivity=found[some], specificity=1 - false_alarms[some])
+
+
+_MOST_CORNERS = 500  # of a curve in a card, however many photographs there are

@@ -382,13 +382,10 @@ def answer_prepared(
     "What a classifier says of a prepared photo: by its network, or by the spots that its member outlines at one look."
     if not run.members:
         return {QUESTIONS[0]: classify_prepared(prepared, run.predict, run.card)}
-    [member] = run.members
-    maps = crop_maps(prepared, member.predict, replace(member.card, flips="none"))
-    counted = {
-        (one.level, one.least): count_spots(maps, prepared.inside, member.lesions, one.level, one.least)
-        for one in run.card.readings
-    }
-    return {one.question: read_spots(one, counted[one.level, one.least]) for one in run.card.readings}
+    member = at_quality(run.members[0], "fast")
+    maps = crop_maps(prepared, member.predict, member.card)
+    spots = lambda one: count_spots(maps, prepared.inside, member.lesions, one.level, one.least)
+    return {one.question: read_spots(one, spots(one)) for one in run.card.readings}
 
 # %% ../nbs/30_inference.ipynb #cell-37
 def classify(

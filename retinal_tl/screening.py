@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # at work, each function imports what it needs: the command's
     from retinal_tl.report import ReportPhoto
 
 # %% auto #0
-__all__ = ['ENDS', 'CLASSIFY_COLUMNS', 'SegmentOptions', 'segment_file', 'question_thresholds', 'classify_file', 'model_id',
-           'segment_command', 'classify_command', 'add_segment', 'add_classify']
+__all__ = ['ENDS', 'CLASSIFY_COLUMNS', 'SegmentOptions', 'segment_file', 'classify_file', 'model_id', 'segment_command',
+           'classify_command', 'add_segment', 'add_classify']
 
 # %% ../nbs/47_screening.ipynb #bat-options
 @dataclass(frozen=True)
@@ -75,22 +75,16 @@ def segment_file(
     return rows, entry
 
 # %% ../nbs/47_screening.ipynb #cell-34
+_ANSWERS = ("lesion_probability", "lesion", "referable_probability", "referable")
 CLASSIFY_COLUMNS = (
-    *("photo", "lesion_probability", "lesion", "referable_probability", "referable"),
+    *("photo", *_ANSWERS),
     *("laterality", "gradable", "ungradable_because", "height", "width", *ENDS),
 )
 
 
-def question_thresholds(
-    run: Run,  # of stage 1
-) -> dict[str, float]:  # question → 0..1
-    "The thresholds of a classifier, as its card has them."
-    return {one.question: one.threshold for one in run.card.readings} or dict(lesion=run.threshold)
-
-
 def _answer_cells(answers: Mapping[str, float], limits: Mapping[str, float], ungradable: bool) -> dict[str, Any]:
     "The columns of both questions; those that the model does not answer stay empty."
-    cells: dict[str, Any] = dict.fromkeys(CLASSIFY_COLUMNS[1:5], "")
+    cells: dict[str, Any] = dict.fromkeys(_ANSWERS, "")
     for question, probability in answers.items():
         cells[f"{question}_probability"] = round(probability, 6)
         cells[question] = "ungradable" if ungradable else "yes" if probability >= limits[question] else "no"
@@ -113,7 +107,7 @@ def classify_file(
     from retinal_tl.quality import measure_quality, photo_warnings, ungradable_because
     from retinal_tl.report import report_photo
 
-    photograph, limits = open_photo(path), question_thresholds(run) | dict(thresholds or {})
+    photograph, limits = open_photo(path), run.card.thresholds_in_use | dict(thresholds or {})
     photo, name = photograph.pixels, printable(path)
     with naming(path):
         field = find_field_of_view(photo)
@@ -345,7 +339,7 @@ def _classifying(model: str | Run, made: Mapping, limits: Mapping[str, float]) -
 
 def _question_limits(run: Run, arguments: argparse.Namespace) -> dict[str, float]:  # question → 0..1
     "The thresholds of the classifier, as its card or the command has them; one number is for the first question."
-    own, given = question_thresholds(run), arguments.sensitivity or arguments.threshold or {}
+    own, given = run.card.thresholds_in_use, arguments.sensitivity or arguments.threshold or {}
     if set(given) - {ALL}:
         raise RetinalError("classify says whether there is any lesion, with one threshold: give one number.")
     if not given:

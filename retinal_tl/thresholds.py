@@ -88,10 +88,14 @@ def threshold_at(
     sensitivity: float,  # 0..1: this share of the lesion's pixels, or of the ill photographs, is to be found
 ) -> tuple[float, float | None]:  # threshold, and the precision (of a classifier the specificity) there, if known; 0..1
     "The highest threshold of a card's curve with a sensitivity. Raises `RetinalError` where the card has no curve."
-    places = (("validation", asked), ("folds" if asked == "lesion" else f"folds, {asked}",), ("validation",))
-    curve = next((found for place in places if (found := _look_up(card.metrics, *place, "curve"))), None)
-    names = ("threshold", "sensitivity", "precision" if card.kind == "segmenter" else "specificity")
-    limits, shares, costs = (_numbers(_look_up(curve, name)) for name in names)
+    from retinal_tl.spots import figures_of
+
+    if card.kind == "segmenter":
+        curve, cost = _look_up(card.metrics, "validation", asked, "curve"), "precision"
+    else:
+        part = figures_of(asked) if getattr(card, "readings", ()) else "validation"
+        curve, cost = _look_up(card.metrics, part, "curve"), "specificity"
+    limits, shares, costs = (_numbers(_look_up(curve, name)) for name in ("threshold", "sensitivity", cost))
     if not limits or len(limits) != len(shares):
         raise RetinalError(
             f"The card of {printable(card.name)} holds no curve of sensitivities for {asked}: give --threshold."

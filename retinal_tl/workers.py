@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # Dask is of the extra `cluster`, and nobody waits for it who
     from distributed import Client, Future
 
 # %% auto #0
-__all__ = ['Given', 'Result', 'Crew', 'Answer', 'in_workers', 'need_dask', 'share_of_cores', 'add_crew', 'crew_of']
+__all__ = ['Given', 'Result', 'DIED', 'Crew', 'Answer', 'in_workers', 'need_dask', 'share_of_cores', 'add_crew', 'crew_of']
 
 # %% ../nbs/45c_workers.ipynb #wrk-crew
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Answer(Generic[Given, Result]):
     task: Given  # as it was given
     result: Result | None = None  # what the work gave
     died: bool = False  # it has no result, since the processes ended that tried it
+
+
+DIED = "two processes ended while they did it, perhaps for want of memory"  # what is said of such a task
 
 # %% ../nbs/45c_workers.ipynb #wrk-do
 def in_workers(
@@ -212,12 +215,17 @@ def _cluster(count: int) -> Iterator[Any]:
     where |= dict(dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0")
     cluster = None
     try:
-        for _ in range(_STARTS):
-            with _undisturbed(), contextlib.suppress(RuntimeError):  # one of them has ended before it had begun
-                cluster = LocalCluster(n_workers=count, threads_per_worker=1, **where)
+        for tried in range(1, _STARTS + 1):
+            try:
+                with _undisturbed():
+                    cluster = LocalCluster(n_workers=count, threads_per_worker=1, **where)
                 break
-        if cluster is None:
-            raise RetinalError(f"{count} processes ended before they had begun, {_STARTS} times: give fewer --workers.")
+            except RuntimeError as error:  # one of them has ended before it had begun
+                if tried == _STARTS:
+                    why = printable(str(error)).rstrip(".")
+                    raise RetinalError(
+                        f"{count} processes could not be started ({why}): give fewer --workers."
+                    ) from None
         yield cluster
     finally:
         with _undisturbed():
@@ -285,7 +293,7 @@ def add_crew(
 
 
 def crew_of(
-    arguments: argparse.Namespace,  # workers, scheduler
+    arguments: Any,  # with `workers` and `scheduler`
 ) -> Crew | None:  # None: this process
     "Who is to do the work. Raises `RetinalError` where Dask is missing."
     if not arguments.workers and not arguments.scheduler:

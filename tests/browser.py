@@ -120,6 +120,22 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def wait(self, expression, seconds=120):
+        """Ask the page until the answer is true; that answer."""
+        end = time.monotonic() + seconds
+        while not (answer := self.evaluate(expression)):
+            said = self.evaluate("document.body.innerText")[:500]
+            assert time.monotonic() < end, f"{expression} stayed {answer!r}; the page says: {said}"
+            time.sleep(0.2)
+        return answer
+
+    def upload(self, selector, path):
+        """Give a file field a file, as dropping one does."""
+        self.wait(f"document.querySelector({json.dumps(selector)}) != null")
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
     def screenshot(self, selector=None):
         """uint8 RGB of the window, or of one element."""
         clip = {}

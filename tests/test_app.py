@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from contextlib import contextmanager
 from dataclasses import replace
@@ -261,26 +260,7 @@ def process(place, *arguments, environment=()):
             started.communicate()
 
 
-def wait(tab, expression, seconds=120):
-    """Ask the page until the answer is true."""
-    end = time.time() + seconds
-    while not (answer := tab.evaluate(expression)):
-        assert time.time() < end, (
-            f"{expression} stayed {answer!r}; the page says: {tab.evaluate('document.body.innerText')[:500]}"
-        )
-        time.sleep(0.2)
-    return answer
-
-
-def upload(tab, path):
-    """Give the page's file field a file, as dropping one does."""
-    wait(tab, "document.querySelector('#photograph input[type=file]') != null")
-    node = tab.call(
-        "DOM.querySelector",
-        nodeId=tab.call("DOM.getDocument")["root"]["nodeId"],
-        selector="#photograph input[type=file]",
-    )["nodeId"]
-    tab.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+UPLOAD = "#photograph input[type=file]"
 
 
 def move(tab, slider, value):
@@ -315,17 +295,17 @@ def test_page_in_a_browser(place, tmp_path):
     )
     with process(place, environment=nowhere) as (started, address), Browser() as tab:
         tab.open(address)
-        upload(tab, place / "an eye.png")
-        table = wait(tab, PIXELS)
+        tab.upload(UPLOAD, place / "an eye.png")
+        table = tab.wait(PIXELS)
         assert numbers(table) == {
             lesion: (int(row["count"]), int(row["area_pixels"])) for lesion, row in report(place).items()
         }
-        wait(tab, "document.querySelector('#picture img')?.complete")
+        tab.wait("document.querySelector('#picture img')?.complete")
         both, source = shown_picture(tab), tab.evaluate("document.querySelector('#picture img').src")
         cv2.imwrite(str(tmp_path / "page.png"), tab.screenshot()[..., ::-1])  # to be looked at
 
         tab.evaluate("document.querySelectorAll('#shown input[type=checkbox]')[0].click()")  # exudates away
-        wait(tab, f"document.querySelector('#picture img').src != {source!r}")
+        tab.wait(f"document.querySelector('#picture img').src != {source!r}")
         seen = look_at(place / "an eye.png", [load_run(place / lesion) for lesion in LESIONS])
         exudates = masks_at(seen, seen.thresholds)["exudates"]
         assert np.abs(both[exudates].astype(int) - seen.photo[exudates]).mean() > 10  # what was colored
@@ -335,22 +315,22 @@ def test_page_in_a_browser(place, tmp_path):
         assert numbers(tab.evaluate(PIXELS)) == numbers(table)  # a layer that is not shown is still counted
 
         move(tab, "#threshold_exudates", 0.9)
-        wait(tab, f"{PIXELS} != {table!r}")
+        tab.wait(f"{PIXELS} != {table!r}")
         assert numbers(tab.evaluate(PIXELS)) == expected(place, dict(exudates=0.9, hemorrhages=0.5))
         move(tab, "#threshold_exudates", 0.432)
-        wait(tab, f"{PIXELS} == {table!r}")
+        tab.wait(f"{PIXELS} == {table!r}")
 
         tab.evaluate("document.querySelector('#make_archive').click()")
-        link = wait(tab, "document.querySelector('#archive a[href*=\"/file=\"]')?.href")
+        link = tab.wait("document.querySelector('#archive a[href*=\"/file=\"]')?.href")
         with FETCH(link, timeout=60) as answer:
             (tmp_path / "lesions.zip").write_bytes(answer.read())
         assert_same_files(tmp_path / "lesions.zip", place)
 
         clear = '#photograph button[aria-label="Clear"], #photograph button[title="Clear"]'
         tab.evaluate(f"document.querySelector('{clear}').click()")
-        wait(tab, f"{PIXELS} == ''")
-        upload(tab, place / "page.jpg")
-        sentence = wait(tab, "document.querySelector('#said .problem')?.innerText")
+        tab.wait(f"{PIXELS} == ''")
+        tab.upload(UPLOAD, place / "page.jpg")
+        sentence = tab.wait("document.querySelector('#said .problem')?.innerText")
         assert sentence == "page.jpg is a web page and not a picture: download the picture itself."
         asked = tab.asked()
         assert len(asked) > 20 and all(re.match(r"http://127\.0\.0\.1:|data:|blob:", url) for url in asked), asked

@@ -328,7 +328,6 @@ def test_the_page_in_a_browser(own, tmp_path):
 
 def test_what_was_counted_is_not_taken_for_what_is_weighed_anew(tmp_path):
     """A classifier that counts may change without its network: then nothing that was kept of it holds."""
-
     write_png(tmp_path / "eye.png", phantom(1, 200).photo)
     example, run = Example(tmp_path / "eye.png", True, {}, "eye", "own"), load_run("builtin", "classifier")
     other = (Reading("lesion", dict(exudates=1.0), 0.0, 0.5),)

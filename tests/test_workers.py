@@ -220,9 +220,15 @@ def test_a_short_soak(capsys):
 
 
 def test_a_soak_says_what_broke():
-    whole = dict(kills=[dict(traceback=False, left_alive=0)], statuses=[0, 0], differ=[], temporary=[], traceback=False)
+    kill = dict(traceback=False, left_alive=0)
+    whole = dict(kills=[kill], statuses=[0, 0], differ=[], temporary=[], traceback=False)
     assert soak.broken(whole) == []
+    assert soak.broken(dict(whole, in_vain=True)) == ["no kill came after the first epoch"]
     odd = dict(
-        whole, differ=["a.png"], temporary=[".0123"], statuses=[0, 1], kills=[dict(traceback=True, left_alive=1)]
+        whole,
+        differ=["a.png"],
+        temporary=[".0123"],
+        statuses=[0, 1],
+        kills=[dict(traceback=True, left_alive=1)],
     )
     assert soak.broken(odd) == ["a.png differs", ".0123 stayed", "a traceback", "a worker lived on", "status 1"]

@@ -42,7 +42,7 @@ KINDS = {
 }
 TRAINING = dict(
     data="folder", data_root="data", lesion="exudates", preset="demo", transfer="scratch", width=0.05, diameter=160,
-    patch_size=64, batch_size=4, epochs=6, steps_per_epoch=40,
+    patch_size=64, batch_size=4, epochs=16, patience=16, steps_per_epoch=10,
 )  # fmt: skip
 SIGNALS = ("SIGKILL", "SIGKILL", "SIGTERM")
 
@@ -120,6 +120,11 @@ def train(place: Path, output: str) -> subprocess.Popen:
     return subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+def epochs_in(output: Path) -> int:
+    """How many epochs of a run are done, as its history says."""
+    return sum(len(path.read_text().splitlines()) - 1 for path in output.glob("*/history.csv"))
+
+
 def trained(output: Path) -> dict:
     """What a finished run has become: digests of its files, its figures, its thresholds."""
     return {
@@ -132,14 +137,13 @@ def soak_training(place: Path, kills: int, chance: random.Random) -> dict:
     """A training that is killed and goes on, as `soak` has it."""
     begun = train(place, "whole")
     words, seen = begun.communicate()[1].decode(), []
-    for _ in range(kills):
+    for at in sorted(chance.choices(range(TRAINING["epochs"]), k=kills)):
         name, process = chance.choice(SIGNALS), train(place, "killed")
-        try:
-            process.wait(chance.uniform(1, 12))
-        except subprocess.TimeoutExpired:
-            process.send_signal(getattr(signal, name))
-        said = process.communicate()[1].decode()
-        done = len(list((place / "killed").glob("*/checkpoint*")))
+        while epochs_in(place / "killed") < at and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(chance.random() * (8 if at == 0 else 1))  # it begins with some seconds of imports
+        process.send_signal(getattr(signal, name))
+        said, done = process.communicate()[1].decode(), epochs_in(place / "killed")
         about = dict(kind="training", signal=name, victim="batch", status=process.returncode, done=done)
         seen.append(about | dict(traceback="Traceback" in said, left_alive=0))
     last = train(place, "killed")
@@ -148,7 +152,8 @@ def soak_training(place: Path, kills: int, chance: random.Random) -> dict:
     differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
     temporary = [path.name for path in (place / "killed").rglob("." + "[0-9a-f]" * 16 + "*")]
     return dict(kills=seen, files=sum(len(each["files"]) for each in one.values()), differ=differ, temporary=temporary,
-                statuses=[begun.returncode, last.returncode], traceback="Traceback" in words)  # fmt: skip
+                statuses=[begun.returncode, last.returncode], traceback="Traceback" in words,
+                in_vain=not any(each["done"] for each in seen))  # fmt: skip
 
 
 def broken(found: dict) -> list[str]:
@@ -156,6 +161,8 @@ def broken(found: dict) -> list[str]:
     problems = [f"{name} differs" for name in found["differ"]] + [f"{name} stayed" for name in found["temporary"]]
     problems += ["a traceback"] * (found["traceback"] + sum(one["traceback"] for one in found["kills"]))
     problems += ["a worker lived on"] * sum(one["left_alive"] for one in found["kills"])
+    if found.get("in_vain"):
+        problems.append("no kill came after the first epoch")
     return problems + [f"status {status}" for status in found["statuses"] if status]
 
 

@@ -15,7 +15,6 @@ import argparse
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 
 from retinal_tl.core import LESIONS, write_text
 from retinal_tl.images import read_photo
-from retinal_tl.inference import Run, crop_maps, load_run, mean_of_odds
+from retinal_tl.inference import Run, at_quality, crop_maps, load_run, mean_of_odds
 from retinal_tl.preprocess import Prepared, prepare
 from retinal_tl.spots import count_spots, read_spots
 
@@ -36,8 +35,8 @@ COLUMNS = ("image", *(f"{way}_{lesion}_{measure}" for way in WAYS for lesion in 
 def row_of(prepared: Prepared, run: Run) -> dict[str, str]:
     """What the maps of one photograph show."""
     maps = [
-        crop_maps(prepared, member.predict, replace(member.card, flips="none"))  # float32 (side, side, lesions)
-        for member in run.members
+        crop_maps(prepared, member.predict, member.card)  # float32 (side, side, lesions)
+        for member in (at_quality(one, "fast") for one in run.members)
     ]
     row = {}
     for way, found in zip(WAYS, [*maps, mean_of_odds(maps)]):

@@ -29,15 +29,6 @@ SIZE = 1000, 664  # width and height of a picture, pixels
 WIDER = 1440, 956  # of the window in which the app's two columns lie beside each other
 
 
-def wait(tab: Browser, expression: str, seconds: float = 120) -> None:
-    """Ask the page until the answer is true. Raises `SystemExit` if it never is."""
-    end = time.monotonic() + seconds
-    while not tab.evaluate(expression):
-        if time.monotonic() > end:
-            raise SystemExit(f"The page never came to this: {expression}")
-        time.sleep(0.2)
-
-
 def save(tab: Browser, name: str) -> None:
     """Write what the window shows."""
     path = REPOSITORY / "nbs" / "images" / f"{name}.jpg"
@@ -55,7 +46,7 @@ def report(place: Path) -> None:
     subprocess.run(command, cwd=place, check=True)
     with Browser(*SIZE) as tab:
         tab.open((place / "found" / "report.html").as_uri())
-        wait(tab, "document.images.length > 0 && [...document.images].every(image => image.complete)")
+        tab.wait("document.images.length > 0 && [...document.images].every(image => image.complete)")
         tab.evaluate("[...document.querySelectorAll('button')].find(one => one.textContent == 'Next').click()")
         time.sleep(1)
         save(tab, "report")
@@ -73,11 +64,8 @@ def app(place: Path) -> None:
             raise SystemExit("The app did not start: see what it said above.")
         with Browser(*WIDER) as tab:
             tab.open(address[0])
-            wait(tab, "document.querySelector('#photograph input[type=file]') != null")
-            root = tab.call("DOM.getDocument")["root"]["nodeId"]
-            field = tab.call("DOM.querySelector", nodeId=root, selector="#photograph input[type=file]")["nodeId"]
-            tab.call("DOM.setFileInputFiles", nodeId=field, files=[str(place / "phantom_eye.png")])
-            wait(tab, "document.querySelector('#picture img')?.complete")
+            tab.upload("#photograph input[type=file]", place / "phantom_eye.png")
+            tab.wait("document.querySelector('#picture img')?.complete")
             time.sleep(2)
             save(tab, "app")
     finally:
