@@ -111,6 +111,7 @@ _HEADINGS = dict(
     threshold="threshold",
     area_mm2="area (mm²)",
     lesion_probability="probability of a lesion",
+    referable="referable",
     referable_probability="probability that it is referable",
     laterality="eye",
     modality="modality",

@@ -301,6 +301,16 @@ def test_five_hundred_photographs(tmp_path):
         page.close()
 
 
+def test_both_answers_of_a_classifier_are_shown():
+    """And the second is no empty column where a classifier does not give it."""
+    one = dict(photo="eye.png", lesion="yes", lesion_probability=0.9)
+    for row, shown in ((one, False), (one | dict(referable="no", referable_probability=0.2), True)):
+        html = report_html([report_photo("eye.png", phantom(4, size=128).photo, {}, [row])])
+        assert all(
+            (text in html) == shown for text in ('data-value="no"', "probability that it is referable", ">referable<")
+        )
+
+
 @needs_chromium
 def test_names_that_would_be_code_and_no_script(tmp_path):
     eye = phantom(4, size=128).photo
