@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LESIONS', 'LESION_COLORS', 'BUILTIN', 'FAST', 'RetinalError', 'PhotoWarning', 'printable', 'how_many',
            'available_cores', 'quiet', 'nearest', 'check_name', 'writing', 'to_disk', 'write_text', 'run_folder',
-           'member_folder', 'holding', 'file_digest', 'plain', 'Registry']
+           'member_folder', 'holding', 'file_digest', 'unpack', 'plain', 'Registry']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import contextlib
@@ -23,6 +23,7 @@ import secrets
 import socket
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -249,6 +250,25 @@ def file_digest(
     "The SHA-256 digest of a file, read in pieces, so that its size does not matter. Raises `OSError` as `open` does."
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+# %% ../nbs/00_core.ipynb #core-part
+_STEP = 1 << 12  # bytes of an archive that are unpacked at once; LZMA makes at most some 70 MB of them
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)
+
+
+def unpack(
+    archive: zipfile.ZipFile,  # open, perhaps from a stranger
+    name: str,  # of a part
+    most: int,  # bytes that it may hold
+) -> bytes:  # what it holds; its checksum was looked at
+    "A part of an archive. Raises `ValueError` if it claims to be larger, `KeyError` if missing, and what zipfile does."
+    part = archive.getinfo(name)
+    if part.file_size > most:
+        raise ValueError("it is larger than it can be")
+    if part.compress_type not in _PACKINGS:
+        raise ValueError("it is packed in an unusual way")
+    with archive.open(part) as file:
+        return b"".join(iter(lambda: file.read(_STEP), b""))
 
 # %% ../nbs/00_core.ipynb #core-plain
 def plain(

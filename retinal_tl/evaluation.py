@@ -7,6 +7,7 @@ __all__ = ['Collected', 'collect', 'write_histograms', 'read_histograms', 'lesio
            'evaluate', 'evaluate_segmentation', 'rank_images', 'evaluate_classifier']
 
 # %% ../nbs/31_evaluation.ipynb #cell-2
+import io
 import math
 import zipfile
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from .core import RetinalError, plain, printable, writing
+from .core import RetinalError, plain, printable, unpack, writing
 from retinal_tl.lesions import (
     FROC_RATES,
     LesionScores,
@@ -119,12 +120,8 @@ def read_histograms(
     "Read the histograms of photographs; `RetinalError` for a file that is missing or damaged."
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(part.file_size for part in archive.infolist()) > _MAX_HISTOGRAMS:
-                raise ValueError
-        with np.load(path, allow_pickle=False) as kept:
-            names, counts, levels = (kept[name] for name in ("names", "counts", "levels"))
-            if not all(isinstance(array, np.ndarray) for array in (names, counts, levels)):  # NumPy gives the bytes
-                raise ValueError
+            parts = [unpack(archive, f"{name}.npy", _MAX_HISTOGRAMS) for name in ("names", "counts", "levels")]
+        names, counts, levels = (np.lib.format.read_array(io.BytesIO(part), allow_pickle=False) for part in parts)
     except FileNotFoundError:
         raise RetinalError(f"There is no file {printable(path)}; it is written when a run is judged.") from None
     except Exception as error:  # a damaged archive raises whatever it meets

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import BUILTIN, RetinalError, file_digest, printable, run_folder, writing
+from .core import BUILTIN, RetinalError, file_digest, printable, run_folder, unpack, writing
 from .images import read_small_photo
 from retinal_tl.signatures import (
     _BAND,
@@ -146,11 +146,8 @@ def _read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
     "Some arrays of a file of signatures. Raises `RetinalError`."
     advice = "train that run again, or allow leaks to go on without knowing what it has seen"
     try:
-        with zipfile.ZipFile(path) as archive:  # a member is read whole, so that its checksum is looked at
-            parts = [archive.getinfo(f"{name}.npy") for name in names]
-            if any(part.file_size > _MAX_ARRAY for part in parts):
-                raise ValueError
-            files = [io.BytesIO(archive.read(part)) for part in parts]
+        with zipfile.ZipFile(path) as archive:  # a part is read whole, so that its checksum is looked at
+            files = [io.BytesIO(unpack(archive, f"{name}.npy", _MAX_ARRAY)) for name in names]
         arrays = [np.lib.format.read_array(file, allow_pickle=False) for file in files]
         if any(array.shape[1:] != _SHAPES[name.split("_")[0]] for name, array in zip(names, arrays)):
             raise ValueError

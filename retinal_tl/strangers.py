@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core import RetinalError, available_cores, printable
+from .core import RetinalError, available_cores, printable, unpack
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -258,10 +258,7 @@ def keras_weights(
     "The weights of a Keras file, looked through. Raises `RetinalError` for a file that holds anything odd."
     try:
         with zipfile.ZipFile(io.BytesIO(contents)) as archive:
-            part = archive.getinfo("model.weights.h5")
-            if part.file_size > min(MOST_BYTES, _MOST_PACKED * len(contents)):
-                raise ValueError("its weights are larger than they can be")
-            weights = archive.read(part)
+            weights = unpack(archive, "model.weights.h5", min(MOST_BYTES, _MOST_PACKED * len(contents)))
         _check_arrays(weights)
     except Exception as error:  # a damaged archive or HDF5 file raises whatever it meets
         reason = printable(str(error))[:100] or type(error).__name__

@@ -253,7 +253,7 @@ def test_a_keras_file_is_read_for_its_numbers_alone(tmp_path, monkeypatch):
         said
     )  # odd beside the weights: not looked at
     assert "claims arrays that it does not hold" in said[4] and "leads elsewhere" in said[5], said
-    assert "leads elsewhere" in said[6] and "leads elsewhere" in said[7] and "larger than they can be" in said[8], said
+    assert "leads elsewhere" in said[6] and "leads elsewhere" in said[7] and "larger than it can be" in said[8], said
     with zipfile.ZipFile(tmp_path / "0" / "model.keras") as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     evil = tmp_path / "evil"
