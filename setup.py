@@ -16,6 +16,7 @@ dicom = settings["dicom_requirements"].split()
 heic = settings["heic_requirements"].split()
 bench = settings["bench_requirements"].split()
 cluster = settings["cluster_requirements"].split()
+openvino = settings["openvino_requirements"].split()
 dev = train + dicom + heic + natural + cluster + settings["dev_requirements"].split()
 statuses = ["Planning", "Pre-Alpha", "Alpha", "Beta", "Production/Stable", "Mature", "Inactive"]
 status = int(settings["status"])
@@ -45,6 +46,7 @@ setup(
         "heic": heic,
         "bench": bench,
         "cluster": cluster,
+        "openvino": openvino,
         "dev": dev,
     },
     entry_points={

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -240,11 +241,11 @@ def _settle(batch: Batch, task: Task, done: Done, line: Mapping | None, journal:
 
 def _go_over(batch: Batch, tasks: Sequence[Task], journal: Journal, prepare: Prepare, each: Any) -> int:
     "Do the tasks, write the reports, and say how it went; the exit status."
-    rows: dict[str, list[dict]] = {}
+    counts: Counter[str] = Counter()
     status, stopped = 0, ""
     try:
-        for task, found in _shown(tasks, _do_all(batch, tasks, journal, prepare)):
-            rows[task.key] = found
+        for _, found in _shown(tasks, _do_all(batch, tasks, journal, prepare)):
+            counts.update(_words_for(found, batch.command))
             if each:
                 each(found[0])
             _now_and_then(batch, journal)
@@ -256,12 +257,11 @@ def _go_over(batch: Batch, tasks: Sequence[Task], journal: Journal, prepare: Pre
     except RetinalError as error:  # of the journal, without which nothing may go on, or of the workers
         status, stopped = 1, str(error).rstrip(".")
     finally:
-        problem = _write_reports(batch, journal, len(tasks) - len(rows))
+        problem = _write_reports(batch, journal, len(tasks) - counts["photographs"])
     if problem:
         say(problem)
-    say(_ending(tasks, rows, stopped, batch))
-    failed = batch.meant.problems or problem or any(row.get("problem") for each in rows.values() for row in each)
-    return status or int(bool(failed))
+    say(_ending(len(tasks), counts, stopped, batch))
+    return status or int(bool(batch.meant.problems or problem or counts["with a problem"]))
 
 
 def _shown(tasks: Sequence[Task], done: Generator) -> Iterator:
@@ -344,23 +344,23 @@ def _signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 # %% ../nbs/46_batch.ipynb #bat-reports
-_BOM = "\ufeff"  # tells a spreadsheet that what follows is UTF-8
 _due: dict[Path, float] = {}  # folder → when its table is worth writing again
 
 
-def _all_rows(journal: Journal) -> list[dict]:
+def _all_rows(journal: Journal) -> Iterator[dict]:
     "The rows of all starts: folders in which nothing was found, then photographs in the order of their names."
-    rows = [dict(photo=printable(name), problem=why) for name, why in journal.problems.items()]
-    return rows + [row for key in journal.names for row in journal.done.get(key, {"rows": []})["rows"]]
+    for name, why in journal.problems.items():
+        yield dict(photo=printable(name), problem=why)
+    for key in journal.names:
+        yield from journal.done.get(key, {"rows": []})["rows"]
 
 
 def _write_table(batch: Batch, journal: Journal) -> None:
     "Write report.csv as far as it is known."
     if batch.output:
-        from retinal_tl.findings import report_text
+        from retinal_tl.findings import write_report
 
-        text = report_text(batch.columns, _all_rows(journal), batch.dialect)
-        write_text(batch.output / "report.csv", _BOM + text)
+        write_report(batch.output / "report.csv", batch.columns, _all_rows(journal), batch.dialect)
 
 
 def _now_and_then(batch: Batch, journal: Journal) -> None:
@@ -410,27 +410,35 @@ def _page(batch: Batch, journal: Journal, missing: int) -> str:
             shown.append(entry)
     failed = [ReportPhoto(row["photo"], problem=row["problem"]) for row in _all_rows(journal) if row.get("problem")]
     notes = [say_left_out(batch.meant.left_out)]
+    if batch.made.get("engines"):
+        notes.append(f"Computed with {batch.made['engines'][0]}.")
     if missing:
         notes.append(f"{how_many(missing, 'photograph')} of the last start not looked at yet: it was stopped.")
     return report_html([*shown, *failed], batch.cards, notes=[note for note in notes if note])
 
 # %% ../nbs/46_batch.ipynb #bat-ending
-def _ending(tasks: Sequence[Task], rows: Mapping[str, list[dict]], stopped: str, batch: Batch) -> str:
+def _words_for(found: Sequence[Mapping], command: str) -> Iterator[str]:
+    "What one photograph is counted as in the last line."
+    yield "photographs"
+    if any(row.get("problem") for row in found):
+        yield "with a problem"
+    if found[0].get("problem"):
+        yield "failed"
+        return
+    yield found[0]["lesion"] if command == "classify" else "done"
+    if command != "classify" and found[0].get("gradable") == "no":
+        yield "ungradable"
+    if found[0].get("warning"):
+        yield "with a warning"
+
+
+def _ending(count: int, counts: Counter[str], stopped: str, batch: Batch) -> str:
     "How it went, in one line."
-    first = [each[0] for each in rows.values()]
-    good = [row for row in first if not row.get("problem")]
-    parts = []
-    if batch.command == "classify":
-        parts += [f"{sum(row['lesion'] == word for row in good)} {word}" for word in ("yes", "no", "ungradable")]
-    else:
-        parts.append(f"{len(good)} done")
-        parts.append(f"{sum(row.get('gradable') == 'no' for row in good)} ungradable")
-    parts.append(f"{sum(bool(row.get('warning')) for row in good)} with a warning")
-    parts.append(f"{len(first) - len(good)} failed")
-    parts = [part for i, part in enumerate(parts) if i == 0 or not part.startswith("0 ")]
-    told = f"{how_many(len(tasks), 'photograph')}: {', '.join(parts)}"
+    answers = ("yes", "no", "ungradable") if batch.command == "classify" else ("done", "ungradable")
+    words = [word for i, word in enumerate((*answers, "with a warning", "failed")) if not i or counts[word]]
+    told = f"{how_many(count, 'photograph')}: {', '.join(f'{counts[word]} {word}' for word in words)}"
     if stopped:
-        return f"{stopped}. {told}, {len(tasks) - len(first)} to do: the same command goes on with them."
+        return f"{stopped}. {told}, {count - counts['photographs']} to do: the same command goes on with them."
     where = (
         f"; see {printable(batch.output / ('report.html' if batch.report else 'report.csv'))}" if batch.output else ""
     )

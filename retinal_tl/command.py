@@ -145,11 +145,28 @@ def run_command(
     parameters = {name: parameter_value(text, declared.get(name)) for name, text in arguments.parameters}
     if arguments.plan:
         _print_plan(stage, parameters)
+    elif arguments.verify:
+        return _verify(stage, parameters)
     elif arguments.no_notebook:
         _run_directly(stage, parameters)
     else:
         _run_notebook(stage, parameters, arguments.notebook)
     return 0
+
+
+def _verify(stage: str, parameters: Mapping[str, object]) -> int:
+    "Make the beginning of a run again; the exit status says whether it is the same, or as close as machines are."
+    if stage not in ("stage1", "stage2"):
+        raise RetinalError(f"--verify is for one run, and {stage} is none: give stage1 or stage2.")
+    try:
+        from retinal_tl.plans import plan
+        from retinal_tl.repeating import repeat_start
+
+        found = repeat_start(plan(stage, parameters))
+    except ImportError as error:
+        raise _lacking(error) from None
+    print(found)
+    return int(not found.close)
 
 
 def _declared(stage: str) -> dict[str, Any]:
@@ -323,6 +340,7 @@ def _add_run(commands: Any) -> None:
     add("-p", "--parameters", nargs=2, action="append", default=[], metavar=pair, help=value)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--plan", action="store_true", help="say what would be trained, on what and why, and no more")
+    how.add_argument("--verify", action="store_true", help="make the first epoch of a run again, and compare")
     how.add_argument("--notebook", metavar="OUT", help="where the executed notebook goes (default: runs/STAGE.ipynb)")
     how.add_argument("--no-notebook", action="store_true", help="call the run's function; needs no Jupyter")
     parser.set_defaults(work=run_command)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Warn', 'Group', 'GROUPS', 'COLUMNS', 'DIALECTS', 'MAX_OVERLAY', 'Result', 'Findings', 'find_lesions', 'naming',
-           'masks_at', 'lesion_rows', 'report_text', 'write_maps', 'write_arrays', 'write_outlines', 'write_zones',
-           'join_tables', 'write_overlay', 'write_findings', 'attempt']
+           'masks_at', 'lesion_rows', 'report_text', 'write_report', 'write_maps', 'write_arrays', 'write_outlines',
+           'write_zones', 'join_tables', 'write_overlay', 'write_findings', 'attempt']
 
 # %% ../nbs/40a_findings.ipynb #fnd-imports
 import csv
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -174,11 +174,35 @@ def report_text(
     dialect: str = "excel",  # one of `DIALECTS`
 ) -> str:  # CSV
     "The text of a report, safe to open in a spreadsheet."
-    (delimiter, decimal), text = DIALECTS[dialect], io.StringIO()
+    text = io.StringIO()
+    _write_rows(text, columns, rows, dialect)
+    return text.getvalue()
+
+
+def write_report(
+    path: Path,  # of the table, replaced whole
+    columns: Sequence[str],  # as in `report_text`
+    rows: Iterable[Mapping],  # as in `report_text`; read one after the other, and not kept
+    dialect: str = "excel",  # one of `DIALECTS`
+) -> None:
+    "A report that a spreadsheet knows to be UTF-8, whole or not at all, however long. Raises `RetinalError`."
+    with (
+        writing(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as text,
+    ):
+        text.write(_BOM)
+        _write_rows(text, columns, rows, dialect)
+
+
+_BOM = "\ufeff"  # tells a spreadsheet that what follows is UTF-8
+
+
+def _write_rows(text: IO[str], columns: Sequence[str], rows: Iterable[Mapping], dialect: str) -> None:
+    "Write a table into an open file."
+    delimiter, decimal = DIALECTS[dialect]
     writer = csv.DictWriter(text, columns, "", "ignore", lineterminator="\n", delimiter=delimiter)
     writer.writeheader()
     writer.writerows({column: _cell(value, decimal) for column, value in row.items()} for row in rows)
-    return text.getvalue()
 
 
 DIALECTS = {"excel": (",", "."), "excel-semicolon": (";", ","), "excel-tab": ("\t", ".")}  # between cells, in numbers

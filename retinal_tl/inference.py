@@ -102,6 +102,7 @@ class Run(Generic[AnyCard]):
     card: AnyCard  # what it is
     session: onnxruntime.InferenceSession | None  # its network; None: it asks its members
     members: "tuple[Run[SegmenterCard], ...]" = ()  # whom it asks
+    engine: str = "onnxruntime"  # what computes, see `on_engine`
 
     @property
     def lesions(self) -> tuple[str, ...]:  # in the order of the network's maps; empty for a classifier

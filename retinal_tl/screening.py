@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .batch import Batch, Task, Work, do_batch, say
-from .core import BUILTIN, LESIONS, RetinalError, nearest, printable
+from .core import BUILTIN, RetinalError, printable
 from .journal import open_journal
+from .options import add_batch_options, chosen_formats, chosen_lesions
 from .photos import Meant, find_photos, folders_of
-from .thresholds import ALL, choose_thresholds, parse_numbers, say_thresholds, threshold_at
-from .workers import add_crew, crew_of
+from .thresholds import ALL, choose_thresholds, say_thresholds, threshold_at
+from .workers import crew_of
 from .writers import OVERLAYS, WRITERS, check_formats, output_files
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
@@ -78,7 +79,7 @@ def segment_file(
 _ANSWERS = ("lesion_probability", "lesion", "referable_probability", "referable")
 CLASSIFY_COLUMNS = (
     *("photo", *_ANSWERS),
-    *("laterality", "gradable", "ungradable_because", "height", "width", *ENDS),
+    *("laterality", "gradable", "ungradable_because", "height", "width", "engine", *ENDS),
 )
 
 
@@ -121,6 +122,7 @@ def classify_file(
         ungradable_because=because,
         height=photo.shape[0],
         width=photo.shape[1],
+        engine=run.engine,
         warning=" ".join(warnings),
         problem="",
     )
@@ -142,11 +144,12 @@ def segment_command(
     arguments: argparse.Namespace,  # photo, model, output, threshold, sensitivity, lesion, format, report and others
 ) -> int:  # exit status
     "`retinal_tl segment`. Raises `RetinalError` when the command itself is wrong."
+    from retinal_tl.engines import on_engine
     from retinal_tl.findings import COLUMNS
     from retinal_tl.inference import at_quality, load_segmenters
 
     named = load_segmenters(arguments.model or [BUILTIN])
-    runs = [at_quality(run, arguments.quality) for run in named]
+    runs = [on_engine(at_quality(run, arguments.quality), arguments.engine) for run in named]
     lesions = _chosen(runs, arguments.lesion)
     limits = _limits(runs, lesions, arguments)
     formats = () if arguments.maps is False else tuple(dict.fromkeys(arguments.format or ["png"]))
@@ -156,7 +159,7 @@ def segment_command(
     batch = Batch(
         command="segment",
         meant=meant,
-        columns=(*COLUMNS, "files", *ENDS),
+        columns=(*COLUMNS, "files", "engine", *ENDS),
         made=dict(_made(runs), thresholds=limits, keep_ids=arguments.keep_ids),
         output=output,
         report=arguments.report,
@@ -167,7 +170,8 @@ def segment_command(
         crew=crew_of(arguments),
     )
     models = [str(run.folder.absolute()) for run in named] if batch.crew else named
-    status = do_batch(batch, partial(_segmenting, models, _made(runs), arguments.quality, output, options))
+    use = dict(quality=arguments.quality, engine=arguments.engine)
+    status = do_batch(batch, partial(_segmenting, models, _made(runs), use, output, options))
     return status if status > 1 else _join_files(output, formats) or status
 
 
@@ -200,27 +204,30 @@ def _join_files(output: Path, formats: Collection[str]) -> int:  # exit status
 
 
 def _segmenting(
-    models: Sequence[str | Run], made: Mapping, quality: str, output: Path, options: SegmentOptions
+    models: Sequence[str | Run], made: Mapping, use: Mapping[str, str], output: Path, options: SegmentOptions
 ) -> Work:
     "What outlines lesions in one photograph, with models that are loaded now, in whatever process."
+    from retinal_tl.engines import on_engine
     from retinal_tl.inference import at_quality, load_segmenters
 
-    runs = [at_quality(run, quality) for run in load_segmenters(models)]
+    runs = [on_engine(at_quality(run, use["quality"]), use["engine"]) for run in load_segmenters(models)]
     _refuse_others(runs, made)
 
     def work(task: Task) -> tuple[list[dict], ReportPhoto | None]:
         base, own = output / task.name, replace(options, picture_bytes=task.picture_bytes)
         rows, entry = segment_file(task.path, runs, base, own, task.check)
-        return [row | dict(files=printable(task.name)) for row in rows], entry
+        return [row | dict(files=printable(task.name), engine=runs[0].engine) for row in rows], entry
 
     return work
 
 
 def _made(runs: Sequence[Run]) -> dict[str, Any]:
-    "The version of this library, in which a result may have another meaning, and the models."
+    "The version of this library, in which a result may have another meaning, the models, and what computes."
     from retinal_tl import __version__
 
-    return dict(retinal_tl=__version__, models=[model_id(run) for run in runs])
+    engines = [run.engine for run in runs]
+    other = {} if set(engines) == {"onnxruntime"} else dict(engines=engines)  # an older journal names none
+    return dict(retinal_tl=__version__, models=[model_id(run) for run in runs], **other)
 
 
 def _refuse_others(runs: Sequence[Run], made: Mapping) -> None:
@@ -290,15 +297,14 @@ def classify_command(
     arguments: argparse.Namespace,  # photo, model, output, threshold, sensitivity, report and others
 ) -> int:  # exit status
     "`retinal_tl classify`: a table as it goes, and a report. Raises `RetinalError` when the command itself is wrong."
+    from retinal_tl.engines import on_engine
     from retinal_tl.inference import load_run
 
     if arguments.report and not arguments.output:
         raise RetinalError("A report needs a folder: give one with --output.")
-    limits = _question_limits(run := load_run(arguments.model, "classifier"), arguments)
-    if arguments.output:
-        meant, output = _meant(arguments)
-    else:
-        meant, output = find_photos(_names(arguments), arguments.recursive), None
+    limits = _question_limits(run := on_engine(load_run(arguments.model, "classifier"), arguments.engine), arguments)
+    here = lambda: (find_photos(_names(arguments), arguments.recursive), None)
+    meant, output = _meant(arguments) if arguments.output else here()
     width = max([len(printable(path)) for path in meant.photos] + [5])
     if meant.photos:
         asked = "  ".join(f"{question}_probability  {question:<10}" for question in limits)
@@ -325,14 +331,15 @@ def classify_command(
         crew=crew_of(arguments),
     )
     model = str(run.folder.absolute()) if batch.crew else run
-    return do_batch(batch, partial(_classifying, model, _made([run]), limits), tell)
+    return do_batch(batch, partial(_classifying, model, _made([run]), limits, arguments.engine), tell)
 
 
-def _classifying(model: str | Run, made: Mapping, limits: Mapping[str, float]) -> Work:
+def _classifying(model: str | Run, made: Mapping, limits: Mapping[str, float], engine: str) -> Work:
     "What classifies one photograph, with a model that is loaded now, in whatever process."
+    from retinal_tl.engines import on_engine
     from retinal_tl.inference import load_run
 
-    run = load_run(model, "classifier")
+    run = on_engine(load_run(model, "classifier"), engine)
     _refuse_others([run], made)
     return lambda task: classify_file(task.path, run, limits, task.picture_bytes)
 
@@ -350,42 +357,6 @@ def _question_limits(run: Run, arguments: argparse.Namespace) -> dict[str, float
     say(say_thresholds(found, dict.fromkeys(found, given[ALL]), "specificity"))
     return {question: limit for question, (limit, _) in found.items()}
 
-# %% ../nbs/47_screening.ipynb #bat-choices
-def _choices(text: str, known: Collection[str]) -> list[str]:
-    "The names in a list with commas; argparse says it when one is unknown."
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            meant = nearest(name, known)
-            hint = f"(did you mean {meant}?)" if meant else f"among {', '.join(known)}"
-            raise argparse.ArgumentTypeError(f"there is no {printable(name) or 'empty name'} {hint}")
-    return names
-
-
-def _formats(text: str) -> list[str]:
-    return _choices(text, WRITERS)
-
-
-def _lesions(text: str) -> list[str]:
-    return [] if text.strip() == "all" else _choices(text, LESIONS)
-
-
-def _add_shared(parser: argparse.ArgumentParser) -> None:
-    "What both subcommands take."
-    photo = "a photograph, a folder of them with its sub-folders, or a pattern in quotes: 'eyes/*_left.jpg'"
-    threshold = "found is what has at least this probability (default: the model card's); T or LESION=T[,LESION=T]"
-    sensitivity = "take the thresholds at which this share was found on the card's validation photographs"
-    dialect = "of report.csv: excel (commas, default), excel-semicolon (with decimal commas), excel-tab"
-    add, yes_or_no = parser.add_argument, argparse.BooleanOptionalAction
-    add("photo", nargs="+", metavar="PHOTO", help=photo)
-    limit = parser.add_mutually_exclusive_group()
-    limit.add_argument("--threshold", type=parse_numbers, metavar="T", help=threshold)
-    limit.add_argument("--sensitivity", type=partial(parse_numbers, what="sensitivity"), metavar="S", help=sensitivity)
-    add("--recursive", action=yes_or_no, default=True, help="look into sub-folders (default: yes)")
-    add("--overwrite", action="store_true", help="do again what an earlier start has done")
-    add("--csv-dialect", default="excel", choices=("excel", "excel-semicolon", "excel-tab"), help=dialect)
-    add_crew(parser)
-
 # %% ../nbs/47_screening.ipynb #bat-add
 def add_segment(
     commands: Any,  # what `add_subparsers` of `argparse` gave
@@ -402,7 +373,7 @@ def add_segment(
             "missing or has changed."
         ),
     )
-    _add_shared(parser)
+    add_batch_options(parser)
     model = "run folder of stage 2; repeat it for other lesions (default: builtin; builtin-fast: sooner)"
     lesion = "which lesions of those that the models know (default: all)"
     format = "; ".join(f"{name}: {writer.about}" for name, writer in WRITERS.items()) + " (default: png)"
@@ -411,8 +382,8 @@ def add_segment(
     add, yes_or_no = parser.add_argument, argparse.BooleanOptionalAction
     add("--model", action="append", metavar="RUN", help=model)
     add("--output", required=True, metavar="DIR", help="folder for all that is written; made if need be")
-    add("--lesion", action="extend", type=_lesions, metavar="NAME[,NAME]", help=lesion)
-    add("--format", action="extend", type=_formats, metavar="FORMAT[,FORMAT]", help=format)
+    add("--lesion", action="extend", type=chosen_lesions, metavar="NAME[,NAME]", help=lesion)
+    add("--format", action="extend", type=chosen_formats, metavar="FORMAT[,FORMAT]", help=format)
     add("--maps", action=yes_or_no, default=True, help="--no-maps: only counts and the overlay")
     add("--overlay", choices=tuple(OVERLAYS), help=overlay)
     add("--quality", choices=("fast", "standard", "best"), default="standard", help=quality)
@@ -434,7 +405,7 @@ def add_classify(
             "nobody could see it."
         ),
     )
-    _add_shared(parser)
+    add_batch_options(parser)
     model = "run folder of stage 1 (default: builtin, the model of the package)"
     add, yes_or_no = parser.add_argument, argparse.BooleanOptionalAction
     add("--model", default=BUILTIN, metavar="RUN", help=model)
