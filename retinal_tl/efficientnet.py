@@ -12,12 +12,12 @@ import keras
 from keras import layers
 
 from .encoders import PLAIN, LayerOptions, scaled_channels
-from .normalization import FusedBatchNormalization
+from .normalization import BatchNormalization
 
 # %% ../nbs/12a_efficientnet.ipynb #eff-conv
 def _finished(x: keras.KerasTensor, name: str, relu: bool, options: LayerOptions) -> keras.KerasTensor:
     "Batch normalization, then ReLU6."
-    x = FusedBatchNormalization(momentum=0.9, name=f"{name}_bn", dtype=options.dtype)(x)
+    x = BatchNormalization(momentum=0.9, name=f"{name}_bn", dtype=options.dtype)(x)
     return layers.ReLU(6, name=f"{name}_relu", dtype=options.dtype)(x) if relu else x
 
 

@@ -16,7 +16,7 @@ from keras import layers
 
 from .cbam import CBAM
 from .core import RetinalError
-from .normalization import FusedBatchNormalization
+from .normalization import BatchNormalization
 from .registries import ENCODERS
 
 # %% ../nbs/12_encoders.ipynb #cell-10
@@ -64,7 +64,7 @@ def convolution(
 
 def _normalized(x: keras.KerasTensor, name: str, relu: bool, options: LayerOptions) -> keras.KerasTensor:
     "What follows every convolution."
-    x = FusedBatchNormalization(momentum=0.9, name=f"{name}_bn", dtype=options.dtype)(x)
+    x = BatchNormalization(momentum=0.9, name=f"{name}_bn", dtype=options.dtype)(x)
     return layers.ReLU(name=f"{name}_relu", dtype=options.dtype)(x) if relu else x
 
 # %% ../nbs/12_encoders.ipynb #cell-16

@@ -199,3 +199,11 @@ def test_segmenter_on_its_validation_photographs(model):
         assert average_precision(sum(histograms)) == pytest.approx(
             run.card.metrics["validation"][lesion]["aupr"], abs=0.01
         ), lesion
+
+
+@pytest.mark.parametrize("kind", ["start", "stage1"])
+def test_what_a_training_begins_with_can_be_read(kind):
+    from retinal_tl.model_files import load_weights
+
+    model = load_weights(run_folder("builtin", kind))
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
