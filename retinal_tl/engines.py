@@ -15,8 +15,8 @@ import numpy as np
 import onnxruntime
 
 from .cards import read_verified
-from .core import RetinalError, available_cores, nearest, printable
-from .inference import AnyCard, Run, load_run
+from .core import RetinalError, available_cores, check_name, printable
+from .inference import AnyCard, Run
 from .registries import ENGINES
 
 # %% ../nbs/30a_engines.ipynb #eng-find
@@ -36,14 +36,10 @@ def find_engine(
     name: str = "auto",  # one of `ENGINES`; auto: the first that is installed
 ) -> str:  # one of `ENGINES`
     "The engine that is meant. Raises `RetinalError` for one that is unknown or not installed."
+    check_name("engine", name, ("auto", *ENGINES))
     here = engines_here()
     if name == "auto":
         return here[0]
-    if name not in ENGINES:
-        hint = (
-            f"did you mean {nearest(name, ENGINES)}?" if nearest(name, ENGINES) else f"there are {', '.join(ENGINES)}"
-        )
-        raise RetinalError(f"There is no engine {printable(name)}; {hint}")
     if name not in here:
         raise RetinalError(f"The engine {name} is not installed here: {ENGINES.needs(name)['install']}.")
     return name
@@ -144,7 +140,8 @@ def _difference(run: Run, moved: Run) -> float:
     "By what share of the mean probability two engines differ, on average, on a picture with all gray levels in it."
     stated = run.session.get_inputs()[0].shape[1] if run.session else 64
     side = stated if isinstance(stated, int) else 64
-    slope = np.linspace(0, 255, side, dtype=np.float32)
-    picture = np.stack([slope[:, None] + 0 * slope, 0 * slope[:, None] + slope, slope[::-1, None] + 0 * slope], -1)
+    gray = np.linspace(0, 255, side, dtype=np.float32)
+    rows, columns = np.meshgrid(gray, gray, indexing="ij")
+    picture = np.stack([rows, columns, rows[::-1]], axis=-1)
     before, after = run.predict(picture[None]), moved.predict(picture[None])
     return float(np.abs(before - after).mean() / max(before.mean(), np.finfo(np.float32).tiny))

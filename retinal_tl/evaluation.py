@@ -111,7 +111,7 @@ def write_histograms(
         np.savez_compressed(file, names=names, counts=counts, levels=next(iter(counted.values())).levels)
 
 
-_MAX_HISTOGRAMS = 2 << 30  # bytes that are not compressed; ten thousand photographs have a fraction of it
+_MAX_HISTOGRAMS = 1 << 30  # bytes of an array, not compressed; ten thousand photographs have a fraction of it
 
 
 def read_histograms(

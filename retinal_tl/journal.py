@@ -9,6 +9,7 @@ __all__ = ['PackedLines', 'Journal', 'open_journal', 'has_journal', 'photo_facts
 # %% ../nbs/45a_journal.ipynb #jou-imports
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from .core import RetinalError, file_digest, holding, printable, to_disk, write_text
+from .core import RetinalError, file_digest, holding, printable, to_disk, write_text, writing
 from .dicom_kinds import split_frame
 from .photos import PLACE
 
@@ -189,12 +190,14 @@ def _sweep(output: Path, names: Iterable[str]) -> None:
 def _shorten(path: Path, journal: Journal) -> None:
     "Write the journal anew, in the order of the names, unless there is nothing in it that is out of date."
     order = [key for key in journal.names if key in journal.done]
-    lines: list[Mapping] = [dict(command=journal.command)]
-    lines += [dict(names=journal.names)] if journal.names else []
-    lines += [dict(asked=[], problems=journal.problems)] if journal.problems else []
-    lines += [journal.done[key] for key in order]
-    if len(lines) != journal.lines or order != list(journal.done):
-        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    first: list[Mapping] = [dict(command=journal.command)]
+    first += [dict(names=journal.names)] if journal.names else []
+    first += [dict(asked=[], problems=journal.problems)] if journal.problems else []
+    if len(first) + len(order) == journal.lines and order == list(journal.done):
+        return
+    with writing(path) as temporary, open(temporary, "wb") as file:  # line by line: all of them may not fit
+        for line in itertools.chain(first, map(journal.done.__getitem__, order)):
+            file.write(json.dumps(line).encode() + b"\n")
 
 # %% ../nbs/45a_journal.ipynb #jou-done
 def photo_facts(

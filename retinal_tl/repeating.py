@@ -36,13 +36,13 @@ class Repeated:
 
     @property
     def close(self) -> bool:
-        "Are the losses as close as those of two machines?"
+        "Are the losses as close as another machine is allowed?"
         return abs(self.now["loss"] - self.then["loss"]) <= ACROSS * abs(self.then["loss"])
 
     def __str__(self) -> str:
         if self.same:
             return f"The first epoch is the same to the last digit: loss {self.now['loss']:.6f}."
-        how = "as machines differ" if self.close else f"more than machines do, which is {ACROSS:.0%}"
+        how = f"{'within' if self.close else 'beyond'} the {ACROSS:.0%} that another machine is allowed"
         return f"The first epoch's loss was {self.then['loss']:.6f} and is {self.now['loss']:.6f} now: {how}."
 
 

@@ -169,8 +169,10 @@ def segment_command(
         overwrite=arguments.overwrite,
         crew=crew_of(arguments),
     )
-    models = [str(run.folder.absolute()) for run in named] if batch.crew else named
+    models: Sequence[str | Run] = [str(run.folder.absolute()) for run in named] if batch.crew else runs
     use = dict(quality=arguments.quality, engine=arguments.engine)
+    if not batch.crew:  # these runs are ready
+        use = dict(quality="standard", engine=runs[0].engine)
     status = do_batch(batch, partial(_segmenting, models, _made(runs), use, output, options))
     return status if status > 1 else _join_files(output, formats) or status
 
