@@ -1,6 +1,6 @@
 """A training step with Keras' batch normalization and with ours: seconds, by turns.
 
-    python tools/figures/training_step.py [--steps 6]
+    python tools/figures/training_step.py 6
 
 EfficientNet-lite2 with one decoder for four lesions, twelve patches of 256 pixels, in 32 bits. Run it with nothing else
 on the machine; nothing is written.
@@ -34,7 +34,7 @@ def trained_once(kind: type, batch: tuple[np.ndarray, np.ndarray]) -> keras.Mode
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("steps", type=int, help="how many steps each takes, by turns")
     steps = parser.parse_args().steps
     one_operation_at_a_time()
     chance = np.random.default_rng(0)
