@@ -172,7 +172,7 @@ def find_natural(
         path, source, licence = Path(file), printable(Path(file).name), "that of the file, which its owner knows"
     elif package is None:
         raise RetinalError(
-            f"No package holds weights from natural images for {encoder}; give a file of your own as start_file, "
+            f"No package holds weights from natural images for {encoder}; {_where(encoder)}, "
             f"or take one of {', '.join(name for name in ENCODERS if ENCODERS.needs(name).get('natural'))}."
         )
     else:
@@ -180,6 +180,15 @@ def find_natural(
     if not path.is_file():
         raise RetinalError(f"{printable(path)} is not there; start_file is the file of weights to begin with.")
     return WeightsFile(file_digest(path), source, licence, path)
+
+
+def _where(encoder: str) -> str:
+    "What to give for an encoder whose weights no package holds."
+    theirs = ENCODERS.needs(encoder).get("published")
+    if not theirs:
+        return "give a file of your own as start_file"
+    command = f"python -c 'import keras; keras.applications.{theirs}(include_top=False)'"
+    return f"give as start_file what {command} leaves in ~/.keras/models, or an ONNX or Keras file of your own"
 
 
 def _in_package(package: str) -> Path:

@@ -13,10 +13,26 @@ ENCODERS = Registry("encoder")
 _PAPER = dict(decoder=None, natural=None)
 _VGG16 = dict(side_multiple=16, photo_skip=False, channels=(64, 128, 256, 512, 512), **_PAPER)
 _RESNET50 = dict(side_multiple=32, photo_skip=True, channels=(64, 256, 512, 1024, 2048), **_PAPER)
-_LITE = dict(cbam=False, attention=None, side_multiple=32, photo_skip=True, decoder=(16, 24, 32, 64, 96))
-ENCODERS.add("vgg16", "retinal_tl.encoders:vgg16", cbam=False, attention="vgg16_cbam", parameters=14_727_360, **_VGG16)
+_LITE = dict(
+    cbam=False, attention=None, published=None, side_multiple=32, photo_skip=True, decoder=(16, 24, 32, 64, 96)
+)
 ENCODERS.add(
-    "vgg16_cbam", "retinal_tl.encoders:vgg16_cbam", cbam=True, attention="vgg16", parameters=14_804_650, **_VGG16
+    "vgg16",
+    "retinal_tl.encoders:vgg16",
+    cbam=False,
+    attention="vgg16_cbam",
+    parameters=14_727_360,
+    published="VGG16",
+    **_VGG16,
+)
+ENCODERS.add(
+    "vgg16_cbam",
+    "retinal_tl.encoders:vgg16_cbam",
+    cbam=True,
+    attention="vgg16",
+    parameters=14_804_650,
+    published=None,
+    **_VGG16,
 )
 ENCODERS.add(
     "resnet50",
@@ -24,6 +40,7 @@ ENCODERS.add(
     cbam=False,
     attention="resnet50_cbam",
     parameters=23_561_152,
+    published="ResNet50",
     **_RESNET50,
 )
 ENCODERS.add(
@@ -32,6 +49,7 @@ ENCODERS.add(
     cbam=True,
     attention="resnet50",
     parameters=26_077_664,
+    published=None,
     **_RESNET50,
 )
 ENCODERS.add(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import RetinalError, available_cores, printable, unpack
+from .published import check_arrays
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -248,7 +249,6 @@ def check_size(
 
 
 _MOST_PACKED = 50  # times smaller than what they hold; numbers that were learned are not so alike
-_MOST_ARRAYS = 20_000  # and groups of them
 
 
 def keras_weights(
@@ -259,32 +259,8 @@ def keras_weights(
     try:
         with zipfile.ZipFile(io.BytesIO(contents)) as archive:
             weights = unpack(archive, "model.weights.h5", min(MOST_BYTES, _MOST_PACKED * len(contents)))
-        _check_arrays(weights)
+        check_arrays(weights)
     except Exception as error:  # a damaged archive or HDF5 file raises whatever it meets
         reason = printable(str(error))[:100] or type(error).__name__
         raise RetinalError(f"{name} is not a file of weights that can be read safely ({reason}).") from None
     return weights
-
-
-def _check_arrays(weights: bytes) -> None:
-    "Raise `ValueError` unless every array of an HDF5 file lies in it."
-    import h5py
-
-    claimed = seen = 0
-    with h5py.File(io.BytesIO(weights), "r") as file:
-        waiting: list[Any] = [file]
-        while waiting:
-            group = waiting.pop()
-            for key in group:
-                seen += 1
-                if seen > _MOST_ARRAYS or not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                    raise ValueError("it leads elsewhere")
-                item = group[key]
-                if not isinstance(item, h5py.Dataset):
-                    waiting.append(item)
-                    continue
-                claimed += item.nbytes
-                if item.external or item.is_virtual or item.dtype.kind not in "fiu":
-                    raise ValueError("it leads elsewhere, or holds no numbers")
-                if item.id.get_storage_size() != item.nbytes or claimed > len(weights):
-                    raise ValueError("it claims arrays that it does not hold")
