@@ -30,7 +30,7 @@ from .spots import QUESTIONS, Reading
 SCHEMA_VERSION = 2
 STATUSES = ("training", "trained", "finished")
 FLIPS = ("none", "half_turn", "all")
-ROLES = ("stage1", "start", "pseudo_labels", "member")
+ROLES = ("stage1", "encoder", "start", "pseudo_labels", "member")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TrainingFacts:
 class Parent:
     "An earlier run that this one was built on."
 
-    role: str  # what it gave: 'stage1' an encoder, 'start' all weights, 'pseudo_labels' maps, 'member' itself
+    role: str  # what it gave: 'stage1' and 'encoder' one, 'start' all weights, 'pseudo_labels' maps, 'member' itself
     name: str  # of its folder
     run_id: str  # of its card
     kind: str  # 'classifier' or 'segmenter'

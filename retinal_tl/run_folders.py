@@ -13,7 +13,6 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +31,7 @@ from retinal_tl.cards import (
 from .core import RetinalError, holding, printable
 from .leakage import Pair
 from .natural import StartFacts
-from .plans import PLACES, Plan
+from .plans import PLACES, Plan, without_places
 from .preprocess import Preprocessing
 from .settings import Stage1, Stage2
 
@@ -84,19 +83,20 @@ def first_card(
 
 
 _PARTS = ("training", "validation", "test")
+_GIVE_WEIGHTS = ("stage1", "encoder", "start")  # roles of parents
 
 
 def _start_facts(plan: Plan) -> StartFacts | None:
     "The file of weights that the encoder began with, here or in the run that this one goes on from."
     if plan.weights is not None:
         return plan.weights.facts
-    cards = [parent.card or read_card(parent.folder) for parent in plan.parents if parent.role in ("stage1", "start")]
+    cards = [parent.card or read_card(parent.folder) for parent in plan.parents if parent.role in _GIVE_WEIGHTS]
     return cards[-1].start if cards else None
 
 
 def _settings_facts(settings: Stage1 | Stage2) -> dict[str, object]:
     "The settings without the places of the day."
-    return {name: value for name, value in asdict(settings).items() if name not in PLACES}
+    return without_places(settings)
 
 # %% ../nbs/35a_run_folders.ipynb #runs-facts
 def _data_facts(plan: Plan) -> DataFacts:

@@ -201,13 +201,16 @@ def _network(plan: Plan, card: ClassifierCard | SegmenterCard) -> Any:
 
 
 def _begun_encoder(plan: Plan, model: Any) -> Any:
-    "What the encoder's first weights are taken from: a classifier, natural images, or chance; None as it stands."
+    "What the encoder's first weights are taken from: a run, natural images, or chance; None as it stands."
     from retinal_tl import model_files, starts
     from retinal_tl.encoders import encoder_of
 
-    settings, first = plan.settings, plan.parent("stage1")
+    settings, first = plan.settings, plan.parent("stage1") or plan.parent("encoder")
     if first is not None:
-        return model_files.load_weights(first.folder)
+        whole = model_files.load_weights(first.folder)
+        if not isinstance(settings, Stage2):
+            encoder_of(model).set_weights(encoder_of(whole).get_weights())
+        return whole
     if settings.start == "random":
         return encoder_of(model)
     if plan.weights is None:

@@ -20,12 +20,12 @@ from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, get_args
 
-from .core import LESIONS, RetinalError, check_name
+from .core import FAST, LESIONS, RetinalError, check_name
 from .registries import ENCODERS, LOSSES, POOLINGS, TRANSFERS
 
 # %% ../nbs/25_settings.ipynb #set-names
 OPEN: Any = None  # the default of a parameter that the preset decides
-STARTS = ("random", "natural")  # chance; what a network has learned from natural images
+STARTS = ("random", "natural", "builtin")  # chance; natural images; the encoder of the package's segmenter
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")  # dtype policies of Keras, or the one to choose
 
 # %% ../nbs/25_settings.ipynb #set-settings
@@ -39,7 +39,7 @@ class Settings:
     data_root: str | tuple[str, ...] | None = None  # folder of the data; for several data sets a list, or joined with +
     csv: str | None = None  # table of `csv` data, inside its folder
     preset: str = "demo"  # one of `PRESETS`
-    start: str | None = None  # what the encoder begins with, one of `STARTS`; none: a run of stage 1, or chance
+    start: str | None = None  # what the encoder begins with: one of `STARTS` or a run folder; none: stage 1, or chance
     start_file: str | None = None  # file of weights for the start `natural`; none: that of an installed package
     encoder: str = OPEN  # one of `ENCODERS`; stage 2 takes that of the stage 1 it builds on
     width: float = OPEN  # multiplies the channels of every layer; likewise
@@ -62,6 +62,11 @@ class Settings:
     output: str = "runs/"  # folder of the run folders
     resume: bool = True  # go on with an unfinished run, and hand out a finished one
     allow_leaks: bool = False  # go on although an eye is on both sides of the split; the card says so
+
+    @property
+    def encoder_run(self) -> str | None:  # a run folder, or `builtin`; None where `start` names no run
+        "The run of either stage whose encoder this one begins with."
+        return None if self.start in (None, "random", "natural") else self.start
 
 # %% ../nbs/25_settings.ipynb #set-stage1
 @dataclass(frozen=True)
@@ -246,7 +251,7 @@ def _checked(field: Field, value: object) -> object:
     if name == "data_root" and isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(_text(name, one) for one in value)
     text, known = _text(name, value), choices(name)
-    if not known:
+    if not known or name == "start" and (text == FAST or Path(text).exists()):
         return text
     parts = [part.strip() for part in text.split("+")] if name in ("data", "loss", "lesion") else [text]
     for part in parts:
@@ -303,8 +308,8 @@ def _check_start(settings: Settings) -> None:
     for name in ("stage1_run", "start_run"):
         if getattr(settings, name) is not None:
             raise RetinalError(f"An encoder begins with {name} or with start; leave one of them out.")
-    if settings.start == "natural" and settings.transfer == "scratch":
-        raise RetinalError("transfer scratch begins at random; for start natural give finetune or frozen.")
+    if settings.start != "random" and settings.transfer == "scratch":
+        raise RetinalError("transfer scratch begins at random; for another start give finetune or frozen.")
 
 
 def _check_stage1(settings: Stage1) -> None:

@@ -14,14 +14,16 @@ from pathlib import Path
 import ablation
 import ablation_folds
 import collect
+import folds as folds_script
 import models_compared
 import numpy as np
 import pytest
 import warned
 
 from retinal_tl.cards import Parent, SplitNames, TrainingFacts, read_card, write_card
-from retinal_tl.core import write_text
+from retinal_tl.core import RetinalError, write_text
 from retinal_tl.images import write_png
+from retinal_tl.metrics import average_precision, coarsen, pixel_histogram
 from retinal_tl.readers import open_data
 from retinal_tl.synthetic import phantom, write_synthetic
 from toy_runs import RULES, toy_card, toy_model, write_run, write_toy_run
@@ -71,6 +73,50 @@ def test_a_script_says_how_it_is_called(script):
         assert done.returncode == status, done.stderr
         assert f"usage: {script.name}" in done.stdout + done.stderr
         assert f"tools/figures/{script.name}" in done.stdout or words == []
+
+
+@pytest.fixture
+def two_folds(tmp_path, monkeypatch):
+    """Two folds of a recipe with two photographs each: one network is right, the other one guesses."""
+    monkeypatch.chdir(tmp_path)
+    chance = np.random.default_rng(0)
+    for fold, noise in enumerate((0.6, 0.9)):
+        names = tuple(f"toy:{2 * fold + i}" for i in range(2))
+        masks = [chance.random((64, 64)) < 0.1 for _ in names]
+        found = {
+            name: coarsen(pixel_histogram(np.clip(mask / 2 + noise * chance.random(mask.shape), 0, 1), mask))
+            for name, mask in zip(names, masks, strict=True)
+        }
+        area = average_precision(sum(found.values()))
+        write_toy_run(
+            f"fold{fold}",
+            split=SplitNames((), names),
+            training=TrainingFacts(
+                dict(fold=fold or None, epochs=2, steps_per_epoch=3), backend="jax", precision="float32", seconds=5.0
+            ),
+            metrics=dict(validation=dict(exudates=dict(aupr=area))),
+        )
+        keep_histograms(Path(f"fold{fold}"), found)
+    return found
+
+
+def test_the_folds_of_a_recipe_are_put_together(two_folds, monkeypatch, capsys):
+    assert call(monkeypatch, folds_script, "folds.csv", "fold0", "fold1") == 0
+    [row] = read_table("folds.csv")
+    assert (row["photos"], row["with_lesion"], row["folds"], row["steps"], row["seconds"]) == ("4", "4", "2", "6", "10")
+    assert float(row["low"]) < float(row["aupr"]) < float(row["high"]) and float(row["apart"]) < 1e-3
+    alone = average_precision(sum(two_folds.values()))
+    assert alone < float(row["aupr"]) < 1, "between the worse fold and the better one"
+    assert capsys.readouterr().out.endswith(f"mean {row['aupr']}\n")
+
+
+def test_what_is_no_fold_of_the_same_recipe_is_refused(two_folds, monkeypatch):
+    with pytest.raises(RetinalError, match="judged on the same photograph"):
+        call(monkeypatch, folds_script, "folds.csv", "fold0", "fold0")
+    facts = TrainingFacts(dict(epochs=9), backend="jax", precision="float32")
+    write_toy_run("longer", split=SplitNames((), ("toy:9",)), training=facts)
+    with pytest.raises(RetinalError, match="differ in more than their fold"):
+        call(monkeypatch, folds_script, "folds.csv", "fold0", "longer")
 
 
 def test_a_run_is_collected_with_its_provenance(tmp_path, monkeypatch):

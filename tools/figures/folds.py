@@ -1,0 +1,77 @@
+"""How good a recipe is on eyes that it has not seen: the runs of its folds, put together.
+
+    python tools/figures/folds.py results/folds.csv runs/stage2-...-61222206 runs/stage2-...-0106f611 ...
+
+The runs differ in nothing but the fold that each was judged on, so that every photograph is judged once, at its own
+size, by a network that has not learned from it. The areas and their intervals are of all photographs together, from the
+histograms that a run keeps; `apart` says how far the area of a single fold lies from the one in its card, at most.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+from retinal_tl.cards import SegmenterCard, read_segmenter_card
+from retinal_tl.core import RetinalError
+from retinal_tl.evaluation import read_histograms
+from retinal_tl.metrics import PixelHistogram, average_precision
+from retinal_tl.uncertainty import interval
+
+COLUMNS = ("lesion", "aupr", "low", "high", "photos", "with_lesion", "folds", "apart", "steps", "seconds", "hardware")
+
+
+def checked(folders: list[Path]) -> list[SegmenterCard]:
+    """The cards of the runs. Raises `RetinalError` unless they are folds of one recipe, and no eye is judged twice."""
+    cards = [read_segmenter_card(folder, "RUN") for folder in folders]
+    recipes = [{name: value for name, value in card.training.settings.items() if name != "fold"} for card in cards]
+    judged = [name for card in cards for name in card.split.validation]
+    if any(recipe != recipes[0] for recipe in recipes):
+        raise RetinalError("The runs differ in more than their fold; give the runs of one recipe.")
+    if len(set(judged)) < len(judged):
+        raise RetinalError("Two of the runs were judged on the same photograph; give each fold once.")
+    return cards
+
+
+def row(lesion: str, folders: list[Path], cards: list[SegmenterCard]) -> dict[str, object]:
+    """The figures of a lesion, over all folds."""
+    each = [read_histograms(folder / f"{lesion}_histograms.npz") for folder in folders]
+    photos: dict[str, PixelHistogram] = {name: one for fold in each for name, one in fold.items()}
+    area, ends = average_precision(sum(photos.values())), interval(photos, "aupr")
+    exact = [card.metrics["validation"][lesion]["aupr"] for card in cards]
+    apart = max(abs(average_precision(sum(fold.values())) - one) for fold, one in zip(each, exact, strict=True))
+    settings = cards[0].training.settings
+    return dict(
+        lesion=lesion,
+        aupr=f"{area:.4f}",
+        low=f"{ends[0]:.4f}",
+        high=f"{ends[1]:.4f}",
+        photos=len(photos),
+        with_lesion=sum(one.lesion > 0 for one in photos.values()),
+        folds=len(cards),
+        apart=f"{apart:.4f}",
+        steps=settings["epochs"] * settings["steps_per_epoch"],
+        seconds=round(sum(card.training.seconds for card in cards)),
+        hardware=cards[0].hardware,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
+    given = parser.parse_args()
+    cards = checked(given.runs)
+    rows = [row(lesion, given.runs, cards) for lesion in cards[0].lesions]
+    with open(given.table, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    for one in rows:
+        print(
+            f"{one['lesion']:16} {one['aupr']} ({one['low']} to {one['high']}), {one['with_lesion']} of {one['photos']}"
+        )
+    print(f"mean {sum(float(str(one['aupr'])) for one in rows) / len(rows):.4f}")
+
+
+if __name__ == "__main__":
+    main()
