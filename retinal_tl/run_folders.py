@@ -31,9 +31,9 @@ from retinal_tl.cards import (
 from .core import RetinalError, holding, printable
 from .leakage import Pair
 from .natural import StartFacts
-from .plans import PLACES, Plan, without_places
+from .plans import Plan
 from .preprocess import Preprocessing
-from .settings import Stage1, Stage2
+from .settings import Stage2
 
 # %% ../nbs/35a_run_folders.ipynb #runs-card
 _LICENCE = "Apache-2.0 for the code; the data keep their own licences, which bind the weights too."
@@ -61,7 +61,7 @@ def first_card(
         preprocessing=Preprocessing(diameter=settings.diameter, clahe=settings.clahe),
         split=SplitNames(*(tuple(one.name for one in getattr(plan.split, part)) for part in _PARTS)),
         data=_data_facts(plan),
-        training=TrainingFacts(_settings_facts(settings), plan.backend, settings.precision, 0.0, 0),
+        training=TrainingFacts(settings.deciding, plan.backend, settings.precision, 0.0, 0),
         parents=tuple(parent_of(read_card(parent.folder), parent.role) for parent in plan.parents),
         start=_start_facts(plan),
         versions=_versions(),
@@ -92,11 +92,6 @@ def _start_facts(plan: Plan) -> StartFacts | None:
         return plan.weights.facts
     cards = [parent.card or read_card(parent.folder) for parent in plan.parents if parent.role in _GIVE_WEIGHTS]
     return cards[-1].start if cards else None
-
-
-def _settings_facts(settings: Stage1 | Stage2) -> dict[str, object]:
-    "The settings without the places of the day."
-    return without_places(settings)
 
 # %% ../nbs/35a_run_folders.ipynb #runs-facts
 def _data_facts(plan: Plan) -> DataFacts:
