@@ -30,14 +30,17 @@ Polygon = list[np.ndarray]  # an outer ring and then its holes; a ring is int (c
 
 def _arrows(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Start vertex, direction (0 right, 1 down, 2 left, 3 up) and part of each pixel side on an outline."
-    padded = np.pad(labels, 1)
-    middle, starts, directions, parts = padded[1:-1, 1:-1], [], [], []
-    sides = ((padded[:-2, 1:-1], 0, 0), (padded[1:-1, 2:], 0, 1), (padded[2:, 1:-1], 1, 1), (padded[1:-1, :-2], 1, 0))
-    for direction, (beside, down, right) in enumerate(sides):
-        rows, columns = np.nonzero((middle > 0) & (beside != middle))
-        starts.append(np.stack([columns + right, rows + down], 1))
-        directions.append(np.full(len(rows), direction))
-        parts.append(middle[rows, columns])
+    (rows, columns), (height, width) = np.nonzero(labels > 0), labels.shape
+    own, starts, directions, parts = labels[rows, columns], [], [], []
+    sides = ((-1, 0, 0, 0), (0, 1, 0, 1), (1, 0, 1, 1), (0, -1, 1, 0))
+    for direction, (up_or_down, across, down, right) in enumerate(sides):  # only where a label is: most has none
+        beside_row, beside_column = rows + up_or_down, columns + across
+        beside = labels[np.clip(beside_row, 0, height - 1), np.clip(beside_column, 0, width - 1)]
+        within = (beside_row >= 0) & (beside_row < height) & (beside_column >= 0) & (beside_column < width)
+        rim = (beside != own) | ~within
+        starts.append(np.stack([columns[rim] + right, rows[rim] + down], 1))
+        directions.append(np.full(int(rim.sum()), direction))
+        parts.append(own[rim])
     return np.concatenate(starts), np.concatenate(directions), np.concatenate(parts).astype(np.int64)
 
 
