@@ -121,7 +121,7 @@ def watched(run) -> Iterator[tuple]:
 
 def network(plan: Plan) -> list[Row]:
     """A tile's time over that of its convolutions; a photograph's from file to files over that of its network."""
-    from retinal_tl.screening import segment_file
+    from retinal_tl.one_photo import segment_file
 
     rows, path = [], photograph(plan.folder, 12)
     for model in NETWORKS:

@@ -22,6 +22,7 @@ from .lesions import FROC_RATES
 from retinal_tl.metrics import (
     PixelHistogram,
     average_precision,
+    marked,
     precision_recall_curve,
     quantize,
     require_same_shape,
@@ -52,7 +53,8 @@ def tint(
 
 def _tint(photo: np.ndarray, where: np.ndarray, color: tuple[int, int, int], opacity: float) -> None:
     "Color some pixels of a photo in their place."
-    pixels = np.nonzero(where)
+    here, part = marked(where)
+    pixels, photo = np.nonzero(part > 0), photo[here]
     photo[pixels] = np.rint((1 - opacity) * photo[pixels] + opacity * np.array(color)).astype(np.uint8)
 
 # %% ../nbs/32_pictures.ipynb #p-cell-9

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from .landmarks import Landmarks
+from .metrics import marked
 
 # %% ../nbs/40_places.ipynb #pla-rings
 DISC_MILLIMETERS = 1.8  # what the diameter of an optic disc is taken for
@@ -89,10 +90,11 @@ class _Spots(NamedTuple):
 
 def _spots(exudates: np.ndarray, disc_diameter: float) -> _Spots:
     "What a mask holds without specks."
-    rows, columns = np.nonzero(exudates)
-    numbers = cv2.connectedComponents(np.asarray(exudates, np.uint8), connectivity=8)[1][rows, columns]
+    here, part = marked(exudates)
+    rows, columns = np.nonzero(part > 0)
+    numbers = cv2.connectedComponents(part, connectivity=8)[1][rows, columns] if len(rows) else rows
     large = (np.bincount(numbers) >= SPECK * math.pi / 4 * disc_diameter**2)[numbers]
-    return _Spots(rows[large], columns[large], numbers[large])
+    return _Spots(rows[large] + here[0].start, columns[large] + here[1].start, numbers[large])
 
 
 def _nearest(spots: _Spots, place: tuple[float, float], disc_diameter: float) -> float | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from .cards import ClassifierCard, SegmenterCard
 from .core import LESION_COLORS, LESIONS, how_many, printable
-from .outlines import svg_path, trace_spots
+from .outlines import svg_path, trace_outlines
 from .places import grid_path, read_places
 from .templates import asset_text, render
 
@@ -77,7 +77,7 @@ def report_photo(
 ) -> ReportPhoto:  # with its pictures made, so that photo and masks can be let go
     "What the report needs of a photograph."
     tolerance = max(0.5, max(photo.shape[:2]) / PICTURE_SIDE / 2)
-    layers = {lesion: svg_path(trace_spots(mask)[1], tolerance) for lesion, mask in masks.items()}
+    layers = {lesion: svg_path(trace_outlines(mask), tolerance) for lesion, mask in masks.items()}
     return ReportPhoto(
         name,
         tuple(rows),
