@@ -106,7 +106,7 @@ def growth(plan: Plan) -> list[Row]:
         rows.append(_memory(f"{size} megapixels: most memory", used["memory"], limit))
         rows.append(Row("growth", f"{size} megapixels: time", used["seconds"]))
         rows.append(Row("growth", f"{size} megapixels: written", _bytes(output) / 1e6, unit="MB"))
-    rows.append(_slope("time by megapixels: slope in log-log", time))
+    rows += _slope("time by megapixels: slope in log-log", time)
     counts = (1, 4) if plan.quick else (1, 4, 16)
     seconds = {}
     for count in counts:
@@ -123,14 +123,14 @@ def growth(plan: Plan) -> list[Row]:
     return rows + _many((1, 10, 60) if plan.quick else (1, 3, 10, 30, 100, 300), plan, base)
 
 
-def _slope(what: str, seconds: dict) -> Row:
+def _slope(what: str, seconds: dict) -> list[Row]:
     """How steep a measure grows: 1 is in proportion. What a start costs is taken off, or the first would hide it."""
     first, *others = sorted(seconds)
     grown = {size: seconds[size] - seconds[first] for size in others if seconds[size] > seconds[first]}
     if len(grown) < 2:
-        return Row("growth", what, float("nan"), unit="")
+        return []
     logs = np.log([[size - first, value] for size, value in grown.items()])
-    return Row("growth", what, float(np.polyfit(*logs.T, 1)[0]), unit="")
+    return [Row("growth", what, float(np.polyfit(*logs.T, 1)[0]), unit="")]
 
 
 def _memory(what: str, gigabytes: float, limit: float | None) -> Row:
@@ -162,7 +162,7 @@ def _many(counts: tuple[int, ...], plan: Plan, base: list[str]) -> list[Row]:
         assert len(list(output.glob("*_overlay.jpg"))) == count
         seconds[count], memory[count] = used["seconds"], used["memory"]
         rows.append(Row("growth", f"{count} small photographs: time", used["seconds"]))
-    rows.append(_slope("time by photographs: slope in log-log", seconds))
+    rows += _slope("time by photographs: slope in log-log", seconds)
     few, many = 10, counts[-1]
     what, ratio = f"{many} photographs: memory over that of {few}", memory[many] / memory[few]
     told = dict(target=1.1, at_least=False, unit="GB", checked="each photograph has its overlay")
