@@ -23,6 +23,9 @@ PACKAGES = (
     "scikit-learn",
     "torch",
     "monai",
+    "keras",
+    "tensorflow",
+    "jax",
 )
 
 

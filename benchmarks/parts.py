@@ -1,65 +1,24 @@
 """What is measured, part by part. Each part gives its rows, and raises ImportError where a peer is not installed."""
 
 import json
-import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import growing
 import numpy as np
 import peers
-from measure import REPOSITORY, Row, alternate, child, timed
+import training
+from measure import Row, alternate, timed
+from plan import MIRRORS, NETWORKS, Plan, photograph, some
 
-sys.path.insert(0, str(REPOSITORY))
-sys.path.insert(0, str(REPOSITORY / "tests"))
-
-from retinal_tl.core import LESIONS, run_folder
 from retinal_tl.inference import crop_maps, load_run, segment_prepared
 from retinal_tl.preprocess import Preprocessing, find_field_of_view, prepare
-
-# The package's two networks, each by itself: what `builtin` asks together takes the time of both.
-NETWORKS = {"VGG-16": run_folder("builtin", "start"), "builtin-fast": run_folder("builtin-fast")}
-COMMAND = ["-c", "import sys; from retinal_tl.command import main; sys.exit(main())"]  # as installed
-MIRRORS = {"none": [(1, 1)], "half_turn": [(1, 1), (-1, -1)]}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is measured."""
-
-    folder: Path  # for everything that is written
-    quick: bool  # a minute in place of twenty
-
-    @property
-    def rounds(self) -> int:
-        """How often each of two takes its turn."""
-        return 3 if self.quick else 7
-
-
-def _some(plan: Plan) -> list[str]:
-    """The networks that are looked at for long: the smaller one alone, where it is to be quick."""
-    return ["builtin-fast"] if plan.quick else list(NETWORKS)
-
-
-def photograph(folder: Path, megapixels: float) -> Path:
-    """A drawn eye in a landscape of 3 to 2, as cameras take them, in JPEG."""
-    from retinal_tl.synthetic import phantom
-
-    path = folder / f"eye_{megapixels:g}.jpg"
-    if not path.exists():
-        height = round((megapixels * 1e6 / 1.5) ** 0.5)
-        eye = phantom(3, min(height, 1424), LESIONS).photo  # drawn at half of the usual size, and enlarged: sooner
-        eye = cv2.resize(eye, (height, height), interpolation=cv2.INTER_CUBIC)
-        margin = round(height / 4)
-        photo = cv2.copyMakeBorder(eye, 0, 0, margin, margin, cv2.BORDER_CONSTANT)
-        cv2.imwrite(str(path), photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-    return path
 
 
 def preprocessing(plan: Plan) -> list[Row]:
@@ -121,7 +80,7 @@ def watched(run) -> Iterator[tuple]:
 
 def network(plan: Plan) -> list[Row]:
     """A tile's time over that of its convolutions; a photograph's from file to files over that of its network."""
-    from retinal_tl.screening import segment_file
+    from retinal_tl.one_photo import segment_file
 
     rows, path = [], photograph(plan.folder, 12)
     for model in NETWORKS:
@@ -143,7 +102,7 @@ def network(plan: Plan) -> list[Row]:
                 checked="one run counted once",
             )
         )
-    for model in _some(plan):
+    for model in some(plan):
         with watched(load_run(NETWORKS[model], "segmenter")) as (run, calls):
             whole = []
             for _ in range(2 if plan.quick else 4):
@@ -194,7 +153,7 @@ def peer_engines(plan: Plan) -> list[Row]:
     import torch  # noqa: F401
 
     rows = []
-    for model in _some(plan):
+    for model in some(plan):
         rows += _against_monai(model, plan)
     return rows
 
@@ -272,7 +231,7 @@ def openvino(plan: Plan) -> list[Row]:
     import openvino as ov
 
     rows, core = [], ov.Core()
-    for model in _some(plan):
+    for model in some(plan):
         run = load_run(NETWORKS[model], "segmenter")
         prepared = prepare(cv2.imread(str(photograph(plan.folder, 12)))[..., ::-1], run.card.preprocessing)
         read = core.read_model((run.folder / "model.onnx").read_bytes())
@@ -311,110 +270,17 @@ def evaluation(plan: Plan) -> list[Row]:
     return [Row("evaluation", "12 megapixels", **found, against="scikit-learn", target=20, checked=said)]
 
 
-def start_up(plan: Plan) -> list[Row]:
-    """From the command to its first word, beside Python doing nothing; medians of runs by turns."""
-    python, eye = sys.executable, plan.folder / "small.png"
-    from retinal_tl.command import write_example
-
-    if not eye.exists():
-        write_example(eye, 512)
-    segment = [*COMMAND, "segment", str(eye), "--model", "builtin-fast", "--quality", "fast"]
-    ways = {
-        "import retinal_tl": ["-c", "import retinal_tl"],
-        "retinal_tl --help": [*COMMAND, "--help"],
-        "first photograph, builtin-fast, fast": [*segment, "--overwrite", "--output", str(plan.folder / "first")],
-    }
-    rows = []
-    for what, way in ways.items():
-        empty = lambda: child([python, "-c", "import numpy, cv2, onnxruntime"])["cpu"]
-        pairs = [(child([python, *way]), empty()) for _ in range(2 if plan.quick else 5)]
-        ratios = [mine["cpu"] / other for mine, other in pairs]
-        rows.append(
-            Row(
-                "start-up",
-                what,
-                statistics.median(mine["seconds"] for mine, _ in pairs),
-                statistics.median(other for _, other in pairs),
-                "processor seconds of `import numpy, cv2, onnxruntime`",
-                statistics.median(ratios),
-                min(ratios),
-                max(ratios),
-                at_least=False,
-                checked="ratios are of processor time",
-            )
-        )
-    return rows
-
-
-def growth(plan: Plan) -> list[Row]:
-    """Time, memory and bytes with more photographs and with more pixels."""
-    rows, base = [], [sys.executable, *COMMAND, "segment"]
-    model = ["--model", "builtin-fast", "--quality", "fast"]
-    sizes = (3, 12) if plan.quick else (1, 3, 12, 24, 48, 96)
-    for size in sizes:
-        output = plan.folder / f"size{size}"
-        used = child([*base, str(photograph(plan.folder, size)), *model, "--output", str(output)])
-        limit = {12: 1.0, 96: 2.5}.get(size)
-        rows.append(_memory(f"{size} megapixels: most memory", used["memory"], limit))
-        rows.append(Row("growth", f"{size} megapixels: time", used["seconds"]))
-        rows.append(Row("growth", f"{size} megapixels: written", _bytes(output) / 1e6, unit="MB"))
-    seconds = {}
-    for count in (1, 4) if plan.quick else (1, 4, 16):
-        folder = plan.folder / f"photos{count}"
-        folder.mkdir()
-        for i in range(count):
-            os.link(photograph(plan.folder, 3), folder / f"{i}.jpg")
-        used = child([*base, str(folder), *model, "--output", str(plan.folder / f"many{count}")])
-        assert len(list((plan.folder / f"many{count}").glob("*_overlay.jpg"))) == count
-        seconds[count] = used["seconds"]
-        rows.append(Row("growth", f"{count} photographs of 3 megapixels: time", used["seconds"]))
-    counts = sorted(seconds)
-    each = (seconds[counts[-1]] - seconds[1]) / (counts[-1] - 1)
-    rows.append(Row("growth", "one more photograph", each))
-    few, many = (10, 60) if plan.quick else (10, 300)
-    rows.append(_many(few, many, plan, base))
-    return rows
-
-
-def _memory(what: str, gigabytes: float, limit: float | None) -> Row:
-    """Most memory, against a limit where there is one."""
-    ratio = gigabytes / limit if limit else None
-    return Row("growth", what, gigabytes, limit, "", ratio, target=limit and 1, at_least=False, unit="GB")
-
-
-def _bytes(folder: Path) -> int:
-    """What was written, which is something."""
-    found = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert found, f"nothing was written to {folder}"
-    return found
-
-
-def _many(few: int, many: int, plan: Plan, base: list[str]) -> Row:
-    """Memory of a long batch over that of a short one, with a network that is one line of arithmetic."""
-    from toy_runs import write_toy_run
-
-    run, used = write_toy_run(plan.folder / "toy"), []
-    for count in (few, many):
-        folder = plan.folder / f"batch{count}"
-        folder.mkdir()
-        eye = cv2.resize(cv2.imread(str(photograph(plan.folder, 3))), None, fx=0.25, fy=0.25)
-        for i in range(count):
-            cv2.imwrite(str(folder / f"{i:03}.jpg"), eye)
-        used.append(child([*base, str(folder), "--model", str(run), "--output", str(plan.folder / f"done{count}")]))
-        assert len(list((plan.folder / f"done{count}").glob("*_overlay.jpg"))) == count
-    ratio = used[1]["memory"] / used[0]["memory"]
-    what = f"{many} photographs: memory over that of {few}"
-    return Row("growth", what, used[1]["memory"], used[0]["memory"], "", ratio, target=1.1, at_least=False, unit="GB")
-
-
 PARTS = {
     "preprocessing": preprocessing,
     "evaluation": evaluation,
     "network": network,
     "monai": peer_engines,
     "openvino": openvino,
-    "start-up": start_up,
-    "growth": growth,
+    "batch": growing.batch,
+    "start-up": growing.start_up,
+    "growth": growing.growth,
+    "training": training.backends,
+    "training-torch": training.against_torch,
 }
 
 
@@ -426,6 +292,7 @@ def measure(names: list[str], quick: bool) -> Iterator[tuple[str, list[Row], str
             try:
                 rows = PARTS[name](Plan(Path(folder), quick))
             except ImportError as error:
-                why = f"{error.name} is not installed: pip install 'retinal_tl[bench]'"
+                extra = dict(jax="dev", keras="train", tensorflow="train").get(str(error.name), "bench")
+                why = f"{error.name} is not installed: pip install 'retinal_tl[{extra}]'"
             print(f"{name}: {why or f'{time.monotonic() - begun:.0f} s'}", flush=True)
             yield name, rows, why

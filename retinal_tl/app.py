@@ -29,7 +29,7 @@ __all__ = ['STEP', 'MAX_SIDE', 'HOST', 'MAX_UPLOAD', 'HOUR', 'look_at', 'exact_t
 def look_at(
     path: str | Path,  # a photograph's file
     runs: Sequence[Run],  # of stage 2
-    warn: Warn | None = None,  # such as `photo_warnings`
+    warn: Warn | None = None,  # such as `quality_warnings`
 ) -> Findings:  # for all that follows
     "Look once at a photograph, the first in its file. Raises `RetinalError`, with its name, if it cannot be used."
     from retinal_tl.dicom import photo_frames
@@ -213,7 +213,7 @@ def _slider(gr: Any, lesion: str, limit: float) -> Any:
 # %% ../nbs/44_app.ipynb #cell-31
 def build_app(
     runs: Sequence[str | Path | Run],  # runs of stage 2 or their folders, not two of one lesion
-    warn: Warn | None = None,  # such as `photo_warnings`
+    warn: Warn | None = None,  # such as `quality_warnings`
 ) -> Any:  # gradio.Blocks, for `launch_app`
     "The page. Raises `RetinalError` for runs that cannot be used and where Gradio is missing."
     gr = _gradio()
@@ -390,7 +390,7 @@ def app_command(
     import signal
     import tempfile
 
-    from retinal_tl.quality import photo_warnings
+    from retinal_tl.quality import quality_warnings
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -399,7 +399,7 @@ def app_command(
     try:
         with tempfile.TemporaryDirectory(prefix="retinal_tl_") as folder:  # what is uploaded is removed with it
             os.environ["GRADIO_TEMP_DIR"] = folder
-            _serve(build_app(arguments.model or ["builtin"], photo_warnings), arguments)
+            _serve(build_app(arguments.model or ["builtin"], quality_warnings), arguments)
     except KeyboardInterrupt:
         print("The app has ended.", flush=True)
     finally:

@@ -6,69 +6,33 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import json
 import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core import RetinalError, how_many, plain, printable, write_text, writing
 from .journal import Journal, has_journal, has_page, is_done, open_journal, photo_facts, read_page, write_page
+from .overlap import Steps, overlapped
 from .photos import PLACE, Meant, output_stems, photo_key, say_left_out
+from .tasks import Done, Prepare, Task, careful_steps, do_photo
 from .workers import DIED, Crew, in_workers
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
     from retinal_tl.cards import ClassifierCard, SegmenterCard
-    from retinal_tl.report import ReportPhoto
 
 # %% auto #0
-__all__ = ['Work', 'Prepare', 'Task', 'Done', 'Batch', 'say', 'do_batch', 'do_photo']
+__all__ = ['Batch', 'say', 'do_batch']
 
 # %% ../nbs/46_batch.ipynb #bat-batch
-@dataclass(frozen=True)
-class Task:
-    "A photograph of a batch."
-
-    path: Path  # as the command named it
-    key: str  # as the journal knows it
-    name: str  # what its files begin with, as 'patient1/left'
-    picture_bytes: int  # how large its picture on the page may be; 0: it is not wanted
-    holder: Path | None = None  # the file that tells who holds the output folder; None: nobody else can
-    held_as: bytes = b""  # what is in it while this batch goes on
-
-    def check(self) -> None:
-        "Raise `RetinalError` where the batch is over: what another one writes by now must not be replaced."
-        try:
-            over = self.holder is not None and self.holder.read_bytes() != self.held_as
-        except OSError:
-            over = True
-        if over:
-            raise RetinalError(f"{printable(self.path)} was not written: the batch it belongs to has ended.")
-
-
-@dataclass(frozen=True)
-class Done:
-    "What came of a photograph, in plain data, as it comes from another process too."
-
-    rows: list[dict]  # of the report; one that tells of the problem if it could not be done
-    problem: str = ""  # why it could not be done
-    facts: Mapping[str, Any] | None = None  # of `photo_facts`; None: it is not there
-    shown: Mapping[str, Any] | None = None  # on the page
-    full: str = ""  # why nothing more can be written, which ends the batch
-
-
-Work = Callable[[Task], "tuple[list[dict], ReportPhoto | None]"]  # gives the rows of the report and what the page shows
-Prepare = Callable[[], Work]  # makes it, in each process that is to do it
-
-
 @dataclass(frozen=True)
 class Batch:
     "Photographs, and what is to be reported of them."
@@ -151,42 +115,14 @@ def _holder(batch: Batch) -> tuple[Path | None, bytes]:
     return (path, path.read_bytes()) if path and path.exists() else (None, b"")
 
 # %% ../nbs/46_batch.ipynb #bat-go
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # not this photograph's fault: the next one would fail as well
-
-
-def do_photo(
-    task: Task,  # a photograph
-    work: Work,  # does it
-) -> Done:  # what came of it
-    "Do one photograph, in whatever process. Nothing that is wrong with it raises an error."
-    from retinal_tl.findings import attempt
-
-    facts, _ = attempt(task.path, lambda: photo_facts(task.path))
-    done, problem = attempt(task.path, lambda: _careful(task, work))
-    if done is None:
-        return Done([dict(photo=printable(task.path), problem=problem)], problem, facts)
-    if isinstance(done, Done):
-        return done
-    rows = [{name: plain(value) for name, value in row.items()} for row in done[0]]
-    shown = {name: plain(value) for name, value in asdict(done[1]).items() if name != "rows"} if done[1] else None
-    return Done(rows, "", facts, shown)
-
-
-def _careful(task: Task, work: Work) -> Any:
-    "Do a photograph; where nothing more can be written, say so in the place of an answer."
-    try:
-        return work(task)
-    except RetinalError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM:
-            return Done([], full=str(error).rstrip("."))
-        raise
-
-
 def _each_done(batch: Batch, prepare: Prepare, tasks: Iterable[Task]) -> Generator[tuple[Task, Done], None, None]:
     "Do photographs, here or in workers."
     if batch.crew is None:
         work = prepare()
-        yield from ((task, do_photo(task, work)) for task in tasks)
+        if isinstance(work, Steps):
+            yield from overlapped(careful_steps(work), tasks)
+        else:
+            yield from ((task, do_photo(task, work)) for task in tasks)
         return
     for answer in in_workers(batch.crew, partial(_photographer, prepare), tasks):
         name, done = printable(answer.task.path), answer.result
@@ -277,32 +213,38 @@ def _do_all(
     batch: Batch, tasks: Sequence[Task], journal: Journal, prepare: Prepare
 ) -> Generator[tuple[Task, list[dict]], None, None]:
     "The rows of each photograph: from the journal if it is done, else after doing it."
-    known: list[tuple[Task, list[dict]]] = []  # met on the way to what is to be done
+    known: deque[tuple[int, Task, list[dict]]] = deque()  # met behind so many that are to be done
     before: dict[str, Mapping] = {}  # lines of the journal of what is in hand
+    begun = ended = 0
 
     def to_do() -> Iterator[Task]:
+        nonlocal begun
         for task in tasks:
             rows, line = _known(batch, task, journal), journal.done.get(task.key)
             if rows is not None:
-                known.append((task, rows))
+                known.append((begun, task, rows))
                 continue
+            begun += 1
             if line:
                 before[task.key] = line
             if line and line.get("digest"):
                 journal.write(dict(photo=task.key, rows=[], files=line["files"]))
             yield task
 
+    def met() -> Iterator[tuple[Task, list[dict]]]:
+        while known and known[0][0] <= ended:
+            yield known.popleft()[1:]
+
     waiting = to_do()
     first = next(waiting, None)  # where nothing is to be done, nobody is called to work
-    yield from known
-    known.clear()
+    yield from met()
     if first:
         with contextlib.closing(_each_done(batch, prepare, itertools.chain([first], waiting))) as answers:
             for task, done in answers:
-                yield from known
-                known.clear()
+                yield from met()
                 yield task, _settle(batch, task, done, before.pop(task.key, None), journal)
-    yield from known
+                ended += 1
+    yield from met()
 
 
 def _is_whole(batch: Batch, task: Task, line: Mapping) -> bool:

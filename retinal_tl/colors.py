@@ -157,4 +157,24 @@ def srgb_pixels(
         kind = dict(L="L", LA="L", CMYK="CMYK").get(picture.mode, "RGB")
         picture, doubt = _applied(picture.convert(kind), profile)
         doubts.append(doubt)
-    return np.array(picture.convert("RGB")), [doubt for doubt in doubts if doubt]
+    return _numbers(picture), [doubt for doubt in doubts if doubt]
+
+
+def _numbers(picture: Image.Image) -> np.ndarray:
+    "The pixels as uint8 (height, width, 3). Pillow would put them together twice in memory before NumPy copied them."
+    picture.load()
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    numbers, at, ended = np.empty(picture.width * picture.height * 3, np.uint8), 0, 0
+    encoder = Image._getencoder("RGB", "raw", ("RGB",))
+    encoder.setimage(picture.im, (0, 0, *picture.size))
+    while not ended:
+        _, ended, part = encoder.encode(max(_PART, 3 * picture.width))
+        numbers[at : at + len(part)] = np.frombuffer(part, np.uint8)
+        at += len(part)
+    if ended < 0 or at != len(numbers):
+        raise RetinalError("could not be turned into numbers: save it again as PNG.")
+    return numbers.reshape(picture.height, picture.width, 3)
+
+
+_PART = 2**18  # bytes that are taken over at a time, which stay in the processor's cache

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['NEVER', 'AnyCard', 'ALIKE', 'Predict', 'QUALITIES', 'input_side', 'mean_of_odds', 'Run', 'load_run', 'open_joined',
-           'segment_prepared', 'crop_maps', 'segment_photo', 'at_quality', 'segment', 'load_segmenters', 'prepare_for',
-           'classify_prepared', 'answer_prepared', 'classify']
+           'segment_prepared', 'segment_levels', 'crop_maps', 'segment_photo', 'at_quality', 'segment',
+           'load_segmenters', 'prepare_for', 'classify_prepared', 'answer_prepared', 'classify']
 
 # %% ../nbs/30_inference.ipynb #cell-2
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +22,9 @@ import onnxruntime
 from .cards import ClassifierCard, SegmenterCard, read_card, read_verified
 from .core import BUILTIN, PhotoWarning, RetinalError, check_name, member_folder, printable, run_folder
 from .images import open_photo
-from .metrics import are_probabilities
+from .metrics import are_probabilities, quantize
 from .patches import predict_tiles
-from .preprocess import Prepared, Preprocessing, prepare
+from .preprocess import FieldOfView, Prepared, Preprocessing, prepare
 from .quality import photo_warnings
 from .registries import POOLINGS
 from .spots import QUESTIONS, count_spots, read_spots
@@ -226,6 +226,33 @@ def segment_prepared(
     return {lesion: whole(np.ascontiguousarray(maps[..., i])) for i, lesion in enumerate(card.lesions)}
 
 
+def segment_levels(
+    prepared: Prepared,  # a photo, prepared as the card says
+    predict: Predict,  # as in `segment_prepared`
+    card: SegmenterCard,  # as in `segment_prepared`
+    inside: np.ndarray,  # bool (height, width) of the photo, True in its field of view
+    lesions: Collection[str] | None = None,  # which of those that the network outlines; None: all
+) -> dict[str, np.ndarray]:  # lesion → uint16 (height, width) of the photo, 65535 is certain
+    "What `segment_prepared` gives, as it is written to a file; no map of the photo's size is made of fractions."
+    maps, field = crop_maps(prepared, predict, card), prepared.field
+    wanted = [i for i, lesion in enumerate(card.lesions) if lesions is None or lesion in lesions]
+    return {card.lesions[i]: _levels(np.ascontiguousarray(maps[..., i]), field, inside) for i in wanted}
+
+
+_ROWS = 64  # that are turned into levels at a time, which stay in the processor's cache
+
+
+def _levels(map: np.ndarray, field: FieldOfView, inside: np.ndarray) -> np.ndarray:
+    "A map of the crop as levels, uint16 (height, width) of the photo."
+    levels = np.zeros(inside.shape, np.uint16)
+    (rows, columns), square = field.enlarged(map, inside.shape)
+    target, seen = levels[rows, columns], inside[rows, columns]
+    for first in range(0, len(square), _ROWS):
+        some = slice(first, first + _ROWS)
+        np.multiply(quantize(np.clip(square[some], 0, 1)), seen[some], out=target[some])
+    return levels
+
+
 _MIRRORS = {
     "none": ((1, 1),),
     "half_turn": ((1, 1), (-1, -1)),
@@ -311,12 +338,13 @@ def load_segmenters(
 def prepare_for(
     photo: np.ndarray,  # uint8 (height, width, 3)
     runs: Sequence[Run],  # each with its own settings
+    field: FieldOfView | None = None,  # where the retina is seen; None: it is searched for
 ) -> list[Prepared]:  # one for each run; runs with the same settings share it
     "Prepare a photo as each run's card says. Raises `RetinalError` if there is no eye in it."
     done: dict[Preprocessing, Prepared] = {}
     for settings in (run.card.preprocessing for run in runs):
         if settings not in done:
-            done[settings] = prepare(photo, settings)
+            done[settings] = prepare(photo, settings, field)
     return [done[run.card.preprocessing] for run in runs]
 
 # %% ../nbs/30_inference.ipynb #cell-32

@@ -291,8 +291,9 @@ def _blended(
         total[here] += np.multiply(windows, map, out=weighted)
         weight[here] += window
     assert total is not None  # there is a tile
+    np.maximum(weight, 1e-12, out=weight)
     for i in range(total.shape[2]):
-        total[..., i] /= np.maximum(weight, 1e-12)
+        total[..., i] /= weight
     return total
 
 

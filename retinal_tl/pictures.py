@@ -22,6 +22,7 @@ from .lesions import FROC_RATES
 from retinal_tl.metrics import (
     PixelHistogram,
     average_precision,
+    marked,
     precision_recall_curve,
     quantize,
     require_same_shape,
@@ -46,8 +47,15 @@ def tint(
     where = np.asarray(where, bool)
     require_same_shape(photo=photo, mask=where)
     tinted = photo.copy()
-    tinted[where] = np.rint((1 - opacity) * photo[where] + opacity * np.array(color)).astype(np.uint8)
+    _tint(tinted, where, color, opacity)
     return tinted
+
+
+def _tint(photo: np.ndarray, where: np.ndarray, color: tuple[int, int, int], opacity: float) -> None:
+    "Color some pixels of a photo in their place."
+    here, part = marked(where)
+    pixels, photo = np.nonzero(part > 0), photo[here]
+    photo[pixels] = np.rint((1 - opacity) * photo[pixels] + opacity * np.array(color)).astype(np.uint8)
 
 # %% ../nbs/32_pictures.ipynb #p-cell-9
 def overlay(
@@ -74,9 +82,11 @@ def lesion_overlay(
     opacity: float = 0.5,  # 0 shows only the photo, 1 only the colors
 ) -> np.ndarray:  # uint8 (height, width, 3) RGB
     "Tint each kind of lesion on a photo in its color of `LESION_COLORS`."
+    tinted = photo.copy()
     for lesion in sorted(masks, key=lambda lesion: -np.count_nonzero(masks[lesion])):
-        photo = tint(photo, masks[lesion], LESION_COLORS[lesion], opacity)
-    return photo.copy()
+        require_same_shape(photo=tinted, mask=masks[lesion])
+        _tint(tinted, masks[lesion], LESION_COLORS[lesion], opacity)
+    return tinted
 
 # %% ../nbs/32_pictures.ipynb #p-2b29e7ec
 def markdown_table(

@@ -10,11 +10,13 @@ __all__ = ['DISC_MILLIMETERS', 'RINGS', 'QUADRANTS', 'ZONES', 'ZONE_COLUMNS', 'S
 # %% ../nbs/40_places.ipynb #pla-imports
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from .landmarks import Landmarks
+from .metrics import marked
 
 # %% ../nbs/40_places.ipynb #pla-rings
 DISC_MILLIMETERS = 1.8  # what the diameter of an optic disc is taken for
@@ -75,19 +77,32 @@ def exudate_to_fovea(
     "How near to the fovea the nearest exudate comes."
     if landmarks.fovea is None or landmarks.disc_diameter is None:
         return None
-    rows, columns = np.nonzero(_spots(exudates, landmarks.disc_diameter))
-    if not len(rows):
+    return _nearest(_spots(exudates, landmarks.disc_diameter), landmarks.fovea, landmarks.disc_diameter)
+
+
+class _Spots(NamedTuple):
+    "The pixels of a mask's spots, one by one: they are few in a photo of many."
+
+    rows: np.ndarray  # int (n,)
+    columns: np.ndarray  # int (n,)
+    numbers: np.ndarray  # int (n,), of the spot to which each belongs
+
+
+def _spots(exudates: np.ndarray, disc_diameter: float) -> _Spots:
+    "What a mask holds without specks."
+    here, part = marked(exudates)
+    rows, columns = np.nonzero(part > 0)
+    numbers = cv2.connectedComponents(part, connectivity=8)[1][rows, columns] if len(rows) else rows
+    large = (np.bincount(numbers) >= SPECK * math.pi / 4 * disc_diameter**2)[numbers]
+    return _Spots(rows[large] + here[0].start, columns[large] + here[1].start, numbers[large])
+
+
+def _nearest(spots: _Spots, place: tuple[float, float], disc_diameter: float) -> float | None:
+    "How near spots come to a place, in disc diameters; None where there is none."
+    if not len(spots.rows):
         return None
-    nearest = np.hypot(columns - landmarks.fovea[0], rows - landmarks.fovea[1]).min()
-    return round(float(nearest) / landmarks.disc_diameter, 3)
-
-
-def _spots(exudates: np.ndarray, disc_diameter: float) -> np.ndarray:
-    "The mask without specks."
-    _, spots, about, _ = cv2.connectedComponentsWithStats(exudates.astype(np.uint8), connectivity=8)
-    large = about[:, cv2.CC_STAT_AREA] >= SPECK * math.pi / 4 * disc_diameter**2
-    large[0] = False  # what is not an exudate
-    return large[spots]
+    nearest = np.hypot(spots.columns - place[0], spots.rows - place[1]).min()
+    return round(float(nearest) / disc_diameter, 3)
 
 
 def edema_risk(
@@ -97,27 +112,31 @@ def edema_risk(
     "The risk of macular edema, as Messidor and IDRiD grade it."
     if landmarks.disc is None or landmarks.disc_diameter is None:
         return None if exudates.any() else 0
-    spots = _spots(exudates, landmarks.disc_diameter)
-    if spots.sum() / (math.pi / 4 * landmarks.disc_diameter**2) < LEAST:
+    return _risk(_spots(exudates, landmarks.disc_diameter), exudates.shape, landmarks)
+
+
+def _risk(spots: _Spots, shape: tuple[int, ...], landmarks: Landmarks) -> int | None:
+    "The risk by an eye's spots, where the disc is known."
+    assert landmarks.disc is not None and landmarks.disc_diameter is not None
+    disc_area = math.pi / 4 * landmarks.disc_diameter**2
+    if len(spots.rows) / disc_area < LEAST:
         return 0
     if landmarks.fovea is None:
-        return _risk_wherever(spots, landmarks.disc, landmarks.disc_diameter)
-    near = _area_near(spots, landmarks.fovea, landmarks.disc_diameter) / (math.pi / 4 * landmarks.disc_diameter**2)
-    return 2 if near >= LEAST_NEAR else 1
+        return _risk_wherever(spots, shape, landmarks.disc, landmarks.disc_diameter)
+    return 2 if _area_near(spots, landmarks.fovea, landmarks.disc_diameter) / disc_area >= LEAST_NEAR else 1
 
 
-def _area_near(spots: np.ndarray, place: tuple[float, float], reach: float) -> int:
+def _area_near(spots: _Spots, place: tuple[float, float], reach: float) -> int:
     "Pixels of all spots that come so near to a place."
-    _, numbers, about, _ = cv2.connectedComponentsWithStats(spots.astype(np.uint8), connectivity=8)
-    rows, columns = np.nonzero(spots)
-    near = np.hypot(columns - place[0], rows - place[1]) <= reach
-    return int(about[np.unique(numbers[rows[near], columns[near]]), cv2.CC_STAT_AREA].sum())
+    near = np.hypot(spots.columns - place[0], spots.rows - place[1]) <= reach
+    return int(np.isin(spots.numbers, spots.numbers[near]).sum())
 
 
-def _risk_wherever(spots: np.ndarray, disc: tuple[float, float], diameter: float) -> int | None:
+def _risk_wherever(spots: _Spots, shape: tuple[int, ...], disc: tuple[float, float], diameter: float) -> int | None:
     "The risk, if it is the same for all places where a fovea may lie: to both sides of the disc, in the picture."
-    nearest = cv2.distanceTransform((~spots).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    around = np.zeros(spots.shape, np.uint8)
+    free, around = np.ones(shape, np.uint8), np.zeros(shape, np.uint8)
+    free[spots.rows, spots.columns] = 0
+    nearest = cv2.distanceTransform(free, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     axes = [round(axis * diameter) for axis in USUAL_FOVEA[2:]]
     for side in (-1, 1):
         place = disc[0] + side * USUAL_FOVEA[0] * diameter, disc[1] + USUAL_FOVEA[1] * diameter
@@ -132,6 +151,16 @@ PLACE_COLUMNS = (
     *("disc_x", "disc_y", "disc_diameter", "fovea_x", "fovea_y", "landmarks_sure"),
     *("exudate_to_fovea", "edema_risk"),
 )
+
+
+def _near(exudates: np.ndarray, landmarks: Landmarks) -> dict[str, float | None]:
+    "What `exudate_to_fovea` and `edema_risk` say, with the spots looked for once."
+    if landmarks.disc is None or landmarks.disc_diameter is None or landmarks.fovea is None:
+        nearest = exudate_to_fovea(exudates, landmarks)
+        return dict(exudate_to_fovea=nearest, edema_risk=edema_risk(exudates, landmarks))
+    spots = _spots(exudates, landmarks.disc_diameter)
+    nearest = _nearest(spots, landmarks.fovea, landmarks.disc_diameter)
+    return dict(exudate_to_fovea=nearest, edema_risk=_risk(spots, exudates.shape, landmarks))
 
 
 def place_cells(
@@ -149,8 +178,7 @@ def place_cells(
     cells |= {name: "" if value is None else round(value, 1) for name, value in found.items()}
     cells["landmarks_sure"] = round(landmarks.fovea_sure, 3)
     if "exudates" in masks:
-        near = dict(exudate_to_fovea=exudate_to_fovea(masks["exudates"], landmarks))
-        near |= dict(edema_risk=edema_risk(masks["exudates"], landmarks))
+        near = _near(masks["exudates"], landmarks)
         cells |= {name: "" if value is None else value for name, value in near.items()}
     return cells
 

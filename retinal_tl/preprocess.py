@@ -40,9 +40,11 @@ class FieldOfView:
     ) -> np.ndarray:  # (diameter, diameter[, channels]), same type; 0 outside the photo
         "The square around the circle, scaled to `diameter`."
         side = self.square[2]
-        square = np.zeros((side, side, *image.shape[2:]), image.dtype)
         here, there = _overlap(self.square, image.shape[:2])
-        square[here] = image[there]
+        square = image[there]  # the photo itself, where all of the square lies in it
+        if square.shape[:2] != (side, side):
+            square = np.zeros((side, side, *image.shape[2:]), image.dtype)
+            square[here] = image[there]
         interpolation = cv2.INTER_AREA if side > diameter else cv2.INTER_LINEAR
         return cv2.resize(square, (diameter, diameter), interpolation=interpolation)
 
@@ -52,12 +54,21 @@ class FieldOfView:
         shape: tuple[int, int],  # height, width of the photo
     ) -> np.ndarray:  # float32 (height, width), 0 outside the square
         "The inverse of `crop`: a map of the crop as a map of the photo."
+        there, square = self.enlarged(map, shape)
+        restored = np.zeros(shape, np.float32)
+        restored[there] = square
+        return restored
+
+    def enlarged(
+        self,
+        map: np.ndarray,  # (diameter, diameter), a value for each pixel of a crop
+        shape: tuple[int, int],  # height, width of the photo
+    ) -> tuple[tuple[slice, slice], np.ndarray]:  # rows and columns of the photo; float32, the map at its scale there
+        "What `restore` puts into the photo, and where."
         side = self.square[2]
         square = cv2.resize(map.astype(np.float32, copy=False), (side, side), interpolation=cv2.INTER_LINEAR)
-        restored = np.zeros(shape, np.float32)
         here, there = _overlap(self.square, shape)
-        restored[there] = square[here]
-        return restored
+        return there, square[here]
 
     def mask(
         self,
@@ -87,7 +98,8 @@ def _brightness(photo: np.ndarray) -> tuple[np.ndarray, float]:
     scale = min(1.0, _SEARCH_SIDE / max(photo.shape[:2]))
     size = (max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale)))
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
-    return cv2.medianBlur(np.ascontiguousarray(small.max(-1)), 5), scale
+    red, green, blue = cv2.split(small)
+    return cv2.medianBlur(cv2.max(cv2.max(red, green), blue), 5), scale
 
 
 def _range(brightness: np.ndarray) -> tuple[float, float]:
@@ -228,7 +240,7 @@ def clahe(
         return photo
     equalize = cv2.createCLAHE(clip_limit, (tiles, tiles)).apply
     if mode == "rgb":
-        return np.dstack([equalize(np.ascontiguousarray(photo[..., i])) for i in range(3)])
+        return cv2.merge([equalize(channel) for channel in cv2.split(photo)])
     lab = cv2.cvtColor(photo, cv2.COLOR_RGB2LAB)
     lab[..., 0] = equalize(np.ascontiguousarray(lab[..., 0]))
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
@@ -272,18 +284,32 @@ def _inside(field: FieldOfView, shape: tuple[int, int], diameter: int) -> np.nda
     "bool (diameter, diameter): inside the circle and inside the photo."
     offset = np.arange(diameter) - (diameter - 1) / 2
     circle = offset[:, None] ** 2 + offset[None] ** 2 <= (diameter / 2) ** 2
-    return circle & (field.crop(np.ones(shape, np.uint8), diameter) > 0)
+    left, top, side = field.square
+    rows, columns = (_seen(start, side, length, diameter) for start, length in ((top, shape[0]), (left, shape[1])))
+    doubtful = np.abs(np.outer(np.unique(rows), np.unique(columns)) - 0.5) < 0.01
+    if side <= diameter or doubtful.any():  # then `crop` has to say how it rounds
+        return circle & (field.crop(np.ones(shape, np.uint8), diameter) > 0)
+    return circle & (np.outer(rows, columns) > 0.5)
+
+
+def _seen(start: int, side: int, length: int, diameter: int) -> np.ndarray:
+    "float (diameter,): the share of each row or column of a crop that lies in the photo, which has so many."
+    edges = start + np.arange(diameter + 1) * (side / diameter)
+    share = np.clip(np.minimum(edges[1:], length) - np.maximum(edges[:-1], 0), 0, None) * (diameter / side)
+    return share.round(6).astype(np.float32)
 
 
 def prepare(
     photo: np.ndarray,  # uint8 (height, width, 3)
     settings: Preprocessing,  # the model's
+    field: FieldOfView | None = None,  # where the retina is seen; None: it is searched for
 ) -> Prepared:  # the photo as a network sees it
     "Find the field of view, scale it, even out contrast. Raises `RetinalError` as `find_field_of_view` does."
-    field = find_field_of_view(photo)
+    field = find_field_of_view(photo) if field is None else field
     inside = _inside(field, photo.shape[:2], settings.diameter)
     image = clahe(field.crop(photo, settings.diameter), settings.clahe, settings.clip_limit, settings.tiles)
-    return Prepared(np.where(inside[..., None], image, 0).astype(np.uint8), inside, field, photo.shape[:2])
+    image = cv2.bitwise_and(image, image, mask=inside.view(np.uint8))
+    return Prepared(image, inside, field, photo.shape[:2])
 
 # %% ../nbs/03_preprocess.ipynb #cell-37
 def prepare_mask(

@@ -17,7 +17,7 @@ import numpy as np
 
 from .cards import ClassifierCard, SegmenterCard
 from .core import LESION_COLORS, LESIONS, how_many, printable
-from .outlines import svg_path, trace_spots
+from .outlines import svg_path, trace_outlines
 from .places import grid_path, read_places
 from .templates import asset_text, render
 
@@ -42,8 +42,9 @@ def data_uri(
     scale = side / max(photo.shape[:2])
     size = [max(1, round(n * scale)) for n in photo.shape[1::-1]]
     small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA) if scale < 1 else photo
+    turned = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
     for quality in (82, 65, 45):
-        data = cv2.imencode(".webp", small[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
+        data = cv2.imencode(".webp", turned, [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
         if len(data) <= limit:
             return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
     return data_uri(small, max(1, max(small.shape[:2]) // 2), limit)
@@ -76,7 +77,7 @@ def report_photo(
 ) -> ReportPhoto:  # with its pictures made, so that photo and masks can be let go
     "What the report needs of a photograph."
     tolerance = max(0.5, max(photo.shape[:2]) / PICTURE_SIDE / 2)
-    layers = {lesion: svg_path(trace_spots(mask)[1], tolerance) for lesion, mask in masks.items()}
+    layers = {lesion: svg_path(trace_outlines(mask), tolerance) for lesion, mask in masks.items()}
     return ReportPhoto(
         name,
         tuple(rows),

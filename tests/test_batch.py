@@ -133,12 +133,12 @@ def test_what_a_kill_leaves_behind_is_put_right(place):
 
 @pytest.mark.slow
 def test_only_what_is_missing_or_changed_is_done(place, capsys):
-    from retinal_tl import screening
+    from retinal_tl import one_photo
 
     write_eyes("eyes", 4)
     seen = []
-    real = screening.segment_file
-    with patch.object(screening, "segment_file", lambda path, *rest: seen.append(path.name) or real(path, *rest)):
+    real = one_photo._read_to_segment
+    with patch.object(one_photo, "_read_to_segment", lambda path, *rest: seen.append(path.name) or real(path, *rest)):
 
         def again(*options):
             seen.clear()
