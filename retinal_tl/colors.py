@@ -161,20 +161,13 @@ def srgb_pixels(
 
 
 def _numbers(picture: Image.Image) -> np.ndarray:
-    "The pixels as uint8 (height, width, 3). Pillow would put them together twice in memory before NumPy copied them."
-    picture.load()
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    numbers, at, ended = np.empty(picture.width * picture.height * 3, np.uint8), 0, 0
-    encoder = Image._getencoder("RGB", "raw", ("RGB",))
-    encoder.setimage(picture.im, (0, 0, *picture.size))
-    while not ended:
-        _, ended, part = encoder.encode(max(_PART, 3 * picture.width))
-        numbers[at : at + len(part)] = np.frombuffer(part, np.uint8)
-        at += len(part)
-    if ended < 0 or at != len(numbers):
-        raise RetinalError("could not be turned into numbers: save it again as PNG.")
-    return numbers.reshape(picture.height, picture.width, 3)
+    "The pixels as uint8 (height, width, 3), band by band: Pillow copies all that it is asked for twice in memory."
+    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+    numbers = np.empty((picture.height, picture.width, 3), np.uint8)
+    for top in range(0, picture.height, _BAND):
+        bottom = min(top + _BAND, picture.height)
+        numbers[top:bottom] = np.asarray(picture.crop((0, top, picture.width, bottom)))
+    return numbers
 
 
-_PART = 2**18  # bytes that are taken over at a time, which stay in the processor's cache
+_BAND = 64  # rows that are taken over at a time, which stay in the processor's cache
