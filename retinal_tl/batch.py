@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from .core import RetinalError, how_many, plain, printable, write_text, writing
 from .journal import Journal, has_journal, has_page, is_done, open_journal, photo_facts, read_page, write_page
 from .photos import PLACE, Meant, output_stems, photo_key, say_left_out
+from .stores import is_there, shown_place
 from .workers import DIED, Crew, in_workers
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
@@ -309,7 +310,7 @@ def _is_whole(batch: Batch, task: Task, line: Mapping) -> bool:
     "Is all there that is wanted of a photograph that is done?"
     if batch.output is None or not line["rows"] or batch.report and not has_page(batch.output, task.key):
         return False
-    return all(name in line["files"] and (batch.output / name).is_file() for name in batch.files(task.name))
+    return all(name in line["files"] and is_there(batch.output, name) for name in batch.files(task.name))
 
 
 def _keep(output: Path, task: Task, shown: Mapping[str, Any] | None, stale: Sequence[str]) -> None:
@@ -440,6 +441,8 @@ def _ending(count: int, counts: Counter[str], stopped: str, batch: Batch) -> str
     if stopped:
         return f"{stopped}. {told}, {count - counts['photographs']} to do: the same command goes on with them."
     where = (
-        f"; see {printable(batch.output / ('report.html' if batch.report else 'report.csv'))}" if batch.output else ""
+        f"; see {printable(shown_place(batch.output) / ('report.html' if batch.report else 'report.csv'))}"
+        if batch.output
+        else ""
     )
     return f"{told}{where}."

@@ -19,14 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from .batch import Batch, Task, Work, do_batch, say
 from .core import BUILTIN, RetinalError, printable
+from .elsewhere import at_hand, is_url, remember_urls, urls_in_full
 from .journal import open_journal
-from .options import add_batch_options, chosen_formats, chosen_lesions
+from .options import add_batch_options, at_output, chosen_formats, chosen_lesions
 from .photos import Meant, find_photos, folders_of
+from .stores import bring
 from .thresholds import ALL, choose_thresholds, say_thresholds, threshold_at
 from .workers import crew_of
 from .writers import OVERLAYS, WRITERS, check_formats, output_files
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
+    from retinal_tl.findings import Findings
     from retinal_tl.inference import Run
     from retinal_tl.report import ReportPhoto
 
@@ -58,12 +61,22 @@ def segment_file(
     check: Callable[[], None] | None = None,  # is called before anything is written, and may raise `RetinalError`
 ) -> tuple[list[dict], ReportPhoto | None]:  # a row of the report for each lesion; what the HTML report shows
     "Write what is found in one photograph. Raises `RetinalError` if it cannot be used."
-    from retinal_tl.findings import find_lesions, lesion_rows, masks_at, write_findings
+    from retinal_tl.findings import find_lesions
     from retinal_tl.quality import photo_warnings
+
+    with at_hand(Path(path)) as local:
+        check_formats(local, options.formats)
+        found = replace(find_lesions(local, runs, options.lesions, photo_warnings), name=printable(path))
+        return _written(found, Path(base), options, check)
+
+
+def _written(
+    found: Findings, base: Path, options: SegmentOptions, check: Callable[[], None] | None
+) -> tuple[list[dict], ReportPhoto | None]:
+    "Write what was found; its rows, and what the HTML report shows."
+    from retinal_tl.findings import lesion_rows, masks_at, write_findings
     from retinal_tl.report import report_photo
 
-    check_formats(path, options.formats)
-    found = find_lesions(path, runs, options.lesions, photo_warnings)
     limits = {**found.thresholds, **(options.thresholds or {})}
     masks = masks_at(found, limits)
     rows = [row | dict(warning=" ".join(found.warnings)) for row in lesion_rows(found, masks, limits)]
@@ -72,7 +85,7 @@ def segment_file(
         entry = report_photo(found.name, found.photo, masks, rows, found.warnings, size, found.ungradable)
     if check:
         check()
-    write_findings(Path(base), found, masks, limits, options.formats, options.overlay, options.keep_ids)
+    write_findings(base, found, masks, limits, options.formats, options.overlay, options.keep_ids)
     return rows, entry
 
 # %% ../nbs/47_screening.ipynb #cell-34
@@ -108,7 +121,8 @@ def classify_file(
     from retinal_tl.quality import measure_quality, photo_warnings, ungradable_because
     from retinal_tl.report import report_photo
 
-    photograph, limits = open_photo(path), run.card.thresholds_in_use | dict(thresholds or {})
+    with at_hand(Path(path)) as local:
+        photograph, limits = open_photo(local), run.card.thresholds_in_use | dict(thresholds or {})
     photo, name = photograph.pixels, printable(path)
     with naming(path):
         field = find_field_of_view(photo)
@@ -144,6 +158,12 @@ def segment_command(
     arguments: argparse.Namespace,  # photo, model, output, threshold, sensitivity, lesion, format, report and others
 ) -> int:  # exit status
     "`retinal_tl segment`. Raises `RetinalError` when the command itself is wrong."
+    with at_output(arguments) as own:
+        return _segment(own)
+
+
+def _segment(arguments: argparse.Namespace) -> int:
+    "What `segment_command` does, in a folder of this machine."
     from retinal_tl.engines import on_engine
     from retinal_tl.findings import COLUMNS
     from retinal_tl.inference import at_quality, load_segmenters
@@ -170,9 +190,9 @@ def segment_command(
         crew=crew_of(arguments),
     )
     models: Sequence[str | Run] = [str(run.folder.absolute()) for run in named] if batch.crew else runs
-    use = dict(quality=arguments.quality, engine=arguments.engine)
+    use: dict[str, Any] = dict(quality=arguments.quality, engine=arguments.engine, urls=urls_in_full())
     if not batch.crew:  # these runs are ready
-        use = dict(quality="standard", engine=runs[0].engine)
+        use |= dict(quality="standard", engine=runs[0].engine)
     status = do_batch(batch, partial(_segmenting, models, _made(runs), use, output, options))
     return status if status > 1 else _join_files(output, formats) or status
 
@@ -196,7 +216,7 @@ def _join_files(output: Path, formats: Collection[str]) -> int:  # exit status
         try:
             with open_journal(output, "segment") as journal:
                 names = [name for line in journal.done.values() for name in line.get("files", ())]
-            parts = [output / name for name in names if name.endswith(ending) and (output / name).is_file()]
+            parts = [output / name for name in names if name.endswith(ending) and bring(output, name)]
             join = join_tables if format == "places" else join_coco_files
             join(parts, output / target)
         except RetinalError as error:
@@ -206,12 +226,13 @@ def _join_files(output: Path, formats: Collection[str]) -> int:  # exit status
 
 
 def _segmenting(
-    models: Sequence[str | Run], made: Mapping, use: Mapping[str, str], output: Path, options: SegmentOptions
+    models: Sequence[str | Run], made: Mapping, use: Mapping[str, Any], output: Path, options: SegmentOptions
 ) -> Work:
     "What outlines lesions in one photograph, with models that are loaded now, in whatever process."
     from retinal_tl.engines import on_engine
     from retinal_tl.inference import at_quality, load_segmenters
 
+    remember_urls(use["urls"])
     runs = [on_engine(at_quality(run, use["quality"]), use["engine"]) for run in load_segmenters(models)]
     _refuse_others(runs, made)
 
@@ -283,7 +304,9 @@ def _meant(arguments: argparse.Namespace) -> tuple[Meant, Path]:
 
 def _names(arguments: argparse.Namespace) -> list[str]:
     "The photographs, folders and patterns; in full where processes are to find them that began in other folders."
-    return [os.path.abspath(name) for name in arguments.photo] if arguments.scheduler else arguments.photo
+    if not arguments.scheduler:
+        return arguments.photo
+    return [name if is_url(name) else os.path.abspath(name) for name in arguments.photo]
 
 
 def _refuse_input_folder(output: Path, names: Iterable[str]) -> None:
@@ -299,6 +322,12 @@ def classify_command(
     arguments: argparse.Namespace,  # photo, model, output, threshold, sensitivity, report and others
 ) -> int:  # exit status
     "`retinal_tl classify`: a table as it goes, and a report. Raises `RetinalError` when the command itself is wrong."
+    with at_output(arguments) as own:
+        return _classify(own)
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    "What `classify_command` does, in a folder of this machine."
     from retinal_tl.engines import on_engine
     from retinal_tl.inference import load_run
 
@@ -333,14 +362,18 @@ def classify_command(
         crew=crew_of(arguments),
     )
     model = str(run.folder.absolute()) if batch.crew else run
-    return do_batch(batch, partial(_classifying, model, _made([run]), limits, arguments.engine), tell)
+    work = partial(_classifying, model, _made([run]), limits, arguments.engine, urls_in_full())
+    return do_batch(batch, work, tell)
 
 
-def _classifying(model: str | Run, made: Mapping, limits: Mapping[str, float], engine: str) -> Work:
+def _classifying(
+    model: str | Run, made: Mapping, limits: Mapping[str, float], engine: str, urls: Mapping[Path, str]
+) -> Work:
     "What classifies one photograph, with a model that is loaded now, in whatever process."
     from retinal_tl.engines import on_engine
     from retinal_tl.inference import load_run
 
+    remember_urls(urls)
     run = on_engine(load_run(model, "classifier"), engine)
     _refuse_others([run], made)
     return lambda task: classify_file(task.path, run, limits, task.picture_bytes)
@@ -383,7 +416,7 @@ def add_segment(
     overlay = f"{', '.join(OVERLAYS)} (default: jpeg where there are maps, or nothing else)"
     add, yes_or_no = parser.add_argument, argparse.BooleanOptionalAction
     add("--model", action="append", metavar="RUN", help=model)
-    add("--output", required=True, metavar="DIR", help="folder for all that is written; made if need be")
+    add("--output", required=True, metavar="DIR", help="folder for all that is written; made if need be; or a URL")
     add("--lesion", action="extend", type=chosen_lesions, metavar="NAME[,NAME]", help=lesion)
     add("--format", action="extend", type=chosen_formats, metavar="FORMAT[,FORMAT]", help=format)
     add("--maps", action=yes_or_no, default=True, help="--no-maps: only counts and the overlay")
