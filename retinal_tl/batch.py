@@ -440,9 +440,6 @@ def _ending(count: int, counts: Counter[str], stopped: str, batch: Batch) -> str
     told = f"{how_many(count, 'photograph')}: {', '.join(f'{counts[word]} {word}' for word in words)}"
     if stopped:
         return f"{stopped}. {told}, {count - counts['photographs']} to do: the same command goes on with them."
-    where = (
-        f"; see {printable(shown_place(batch.output) / ('report.html' if batch.report else 'report.csv'))}"
-        if batch.output
-        else ""
-    )
-    return f"{told}{where}."
+    page = "report.html" if batch.report else "report.csv"
+    there = batch.output is not None and (batch.output / page).exists()  # on a full disk it may not be
+    return f"{told}{f'; see {printable(shown_place(batch.output or Path()) / page)}' if there else ''}."

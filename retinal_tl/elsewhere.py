@@ -231,13 +231,22 @@ def at_hand(
         return
     with private_folder() as folder:
         local = folder / path.name
+        _copy(path, url, local)
         try:
-            with open(local, "wb") as file:
-                for piece in _pieces(path, url):
-                    file.write(piece)
             yield local
         except RetinalError as error:
             raise RetinalError(str(error).replace(printable(local), printable(path))) from error.__cause__
+
+
+def _copy(path: Path, url: str, local: Path) -> None:
+    "Copy a photograph. Raises `RetinalError`, from the system's own error where the disk is full."
+    pieces = _pieces(path, url)
+    try:
+        with open(local, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+    except OSError as error:
+        raise RetinalError(f"{printable(path)} could not be copied: {error.strerror}.") from error
 
 
 def _pieces(path: Path, url: str) -> Iterator[bytes]:
