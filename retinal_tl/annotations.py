@@ -185,6 +185,8 @@ def write_coco(
 
 def _seen_from(base: Path, found: Findings) -> str:
     "The photograph's path as seen from the files that are written."
+    if "://" in found.name:  # it is elsewhere, and the file at hand is a copy
+        return found.name
     return PurePath(os.path.relpath(found.path or found.name, base.parent)).as_posix()
 
 

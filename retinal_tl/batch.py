@@ -23,6 +23,7 @@ from .core import RetinalError, how_many, plain, printable, write_text, writing
 from .journal import Journal, has_journal, has_page, is_done, open_journal, photo_facts, read_page, write_page
 from .overlap import Steps, overlapped
 from .photos import PLACE, Meant, output_stems, photo_key, say_left_out
+from .stores import is_there, shown_place
 from .tasks import Done, Prepare, Task, careful_steps, do_photo
 from .workers import DIED, Crew, in_workers
 
@@ -251,7 +252,7 @@ def _is_whole(batch: Batch, task: Task, line: Mapping) -> bool:
     "Is all there that is wanted of a photograph that is done?"
     if batch.output is None or not line["rows"] or batch.report and not has_page(batch.output, task.key):
         return False
-    return all(name in line["files"] and (batch.output / name).is_file() for name in batch.files(task.name))
+    return all(name in line["files"] and is_there(batch.output, name) for name in batch.files(task.name))
 
 
 def _keep(output: Path, task: Task, shown: Mapping[str, Any] | None, stale: Sequence[str]) -> None:
@@ -381,7 +382,6 @@ def _ending(count: int, counts: Counter[str], stopped: str, batch: Batch) -> str
     told = f"{how_many(count, 'photograph')}: {', '.join(f'{counts[word]} {word}' for word in words)}"
     if stopped:
         return f"{stopped}. {told}, {count - counts['photographs']} to do: the same command goes on with them."
-    where = (
-        f"; see {printable(batch.output / ('report.html' if batch.report else 'report.csv'))}" if batch.output else ""
-    )
-    return f"{told}{where}."
+    page = "report.html" if batch.report else "report.csv"
+    there = batch.output is not None and (batch.output / page).exists()  # on a full disk it may not be
+    return f"{told}{f'; see {printable(shown_place(batch.output or Path()) / page)}' if there else ''}."

@@ -53,7 +53,12 @@ def printable(
 ) -> str:  # the same in one line; text that can be shown already comes back unchanged
     "A name as it can stand in a message: line breaks, control characters and undecodable bytes are escaped."
     text = os.fsdecode(path) if isinstance(path, (bytes, os.PathLike)) else str(path)
+    if isinstance(path, os.PathLike):  # one that stands for a URL, which has lost a stroke or two
+        text = _OF_URL.sub(lambda found: f"{found[1]}://{'/' * (found[1] in ('file', 'local', 'memory'))}", text)
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+_OF_URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?=[^/])")
 
 
 def _escaped(character: str) -> str:

@@ -8,7 +8,6 @@ __all__ = ['PackedLines', 'Journal', 'open_journal', 'has_journal', 'photo_facts
 
 # %% ../nbs/45a_journal.ipynb #jou-imports
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -21,7 +20,8 @@ from typing import IO, Any
 
 from .core import RetinalError, file_digest, holding, printable, to_disk, write_text, writing
 from .dicom_kinds import split_frame
-from .photos import PLACE
+from .elsewhere import PLACE, remote_facts, url_of
+from .stores import Store, bring, is_there, page_name, store_of
 
 # %% ../nbs/45a_journal.ipynb #jou-packed
 class PackedLines(MutableMapping[str, dict]):
@@ -63,12 +63,15 @@ class Journal:
     done: MutableMapping[str, dict] = field(default_factory=PackedLines)  # photograph → its line
     problems: dict[str, str] = field(default_factory=dict)  # folder or pattern → what was wrong with it
     lines: int = 0  # in the file
+    store: Store | None = None  # where the lines and the files that they name are brought; None: they stay here
 
     def write(
         self,
         line: Mapping,  # in the types of JSON, of one of the four kinds
     ) -> None:
         "Add a line, and wait until it is on the disk. Raises `RetinalError` where it cannot be written."
+        if self.store:
+            self.store.keep(line, self.done.get(str(line.get("photo")), {}).get("files", ()))
         self.take(line)
         if self.file:
             try:
@@ -129,6 +132,7 @@ def open_journal(
             _sweep(output, journal.names.values())
             journal.file = stack.enter_context(open(path, "ab"))
             journal.file.truncate(end)
+            journal.store = store_of(output)
             if not journal.lines:
                 journal.write(dict(command=command))
         except OSError as error:
@@ -205,6 +209,8 @@ def photo_facts(
     earlier: Mapping[str, Any] | None = None,  # what this gave earlier; spares reading a file that was not touched
 ) -> dict[str, Any]:  # digest, and times: size, time of the last change, of content and of the file
     "What tells whether a photograph has changed. Raises `OSError`."
+    if url_of(path):
+        return remote_facts(path)
     file, _ = split_frame(path)
     about = os.stat(file)
     times = [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
@@ -236,6 +242,7 @@ def read_page(
 ) -> dict[str, Any] | None:  # what `write_page` was given; None: nothing that could be read
     "What the page shows of a photograph."
     try:
+        bring(output, page_name(key))
         shown = json.loads(_page(output, key).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
@@ -247,10 +254,9 @@ def has_page(
     key: str,  # the photograph, as the journal has it
 ) -> bool:
     "Is there something that the page shows of a photograph?"
-    return _page(output, key).is_file()
+    return is_there(output, page_name(key))
 
 
 def _page(output: Path, key: str) -> Path:
     "The file of a photograph's page."
-    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-    return output / PLACE / "pages" / f"{digest[:24]}.json"
+    return output / page_name(key)

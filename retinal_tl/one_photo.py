@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .core import printable
+from .elsewhere import at_hand
 from .overlap import Steps
 from .tasks import Task
 from .writers import check_formats
@@ -85,8 +86,10 @@ def _read_to_segment(path: str | Path, runs: Sequence[Run], options: SegmentOpti
     from retinal_tl.findings import read_for
     from retinal_tl.quality import quality_warnings
 
-    check_formats(path, options.formats)
-    return read_for(path, runs, options.lesions, quality_warnings)
+    with at_hand(Path(path)) as local:
+        check_formats(local, options.formats)
+        ready = read_for(local, runs, options.lesions, quality_warnings)
+    return replace(ready, found=replace(ready.found, name=printable(path)))
 
 
 def _write_segmented(
@@ -159,7 +162,8 @@ def classifying(
     from retinal_tl.quality import measure_quality, quality_warnings, ungradable_because
 
     def read(task: Task) -> _Graded:
-        photograph = open_photo(task.path)
+        with at_hand(task.path) as local:
+            photograph = open_photo(local)
         with naming(task.path):
             field = find_field_of_view(photograph.pixels)
             quality = measure_quality(photograph.pixels, field)

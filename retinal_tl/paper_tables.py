@@ -38,6 +38,7 @@ from retinal_tl.studies import (
     to_the_last_step,
     write_results,
 )
+from .workers import crew_of
 
 # %% ../nbs/39_paper_tables.ipynb #pt-plans
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Tables:
     seed: int = 0  # as in the stages
     results: str = "results/"  # folder of the CSV, the JSON and the picture
     dry: bool = False  # say what would be trained, and no more
+    workers: int = 0  # processes of this machine that make the runs, each with its share of the cores; 0: this one
+    scheduler: str | None = None  # address of a Dask scheduler whose workers make the runs, as tcp://10.0.0.7:8786
 
     def __post_init__(self):
         check_study(self, dict(lesions=LESIONS, encoders=ENCODERS, transfer=TRANSFERS))
@@ -323,11 +326,12 @@ def run_tables(
 ) -> Path | None:  # the JSON of the results; none with `dry`
     "The paper's Tables 1 and 2 and Figure 5: what is missing is made. Raises `RetinalError` as soon as it can."
     study, stage1, stage2 = study_parameters(Tables, parameters)
+    crew = crew_of(study)
     plans = table_plans(study, stage1, stage2)
     say_plans(plans, report)
     if study.dry:
         return None
-    runs = make_runs(plans, report, make)
+    runs = make_runs(plans, report, make, crew)
     check_same_photographs(runs)
     settings = settings_for(Stage2, stage2)
     photos = {one.name: one for one in open_data(settings.data, settings.data_root, settings.csv).examples}

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from .batch import Batch, do_batch, say
 from .core import BUILTIN, RetinalError, printable
+from .elsewhere import is_url, remember_urls, urls_in_full
 from .journal import open_journal
 from .one_photo import CLASSIFY_COLUMNS, ENDS, SegmentOptions, classifying, segmenting
-from .options import add_batch_options, chosen_formats, chosen_lesions
+from .options import add_batch_options, at_output, chosen_formats, chosen_lesions
 from .photos import Meant, find_photos, folders_of
+from .stores import bring
 from .tasks import Work
 from .thresholds import ALL, choose_thresholds, say_thresholds, threshold_at
 from .workers import crew_of
@@ -47,6 +49,12 @@ def segment_command(
     arguments: argparse.Namespace,  # photo, model, output, threshold, sensitivity, lesion, format, report and others
 ) -> int:  # exit status
     "`retinal_tl segment`. Raises `RetinalError` when the command itself is wrong."
+    with at_output(arguments) as own:
+        return _segment(own)
+
+
+def _segment(arguments: argparse.Namespace) -> int:
+    "What `segment_command` does, in a folder of this machine."
     from retinal_tl.engines import on_engine
     from retinal_tl.findings import COLUMNS
     from retinal_tl.inference import at_quality, load_segmenters
@@ -73,9 +81,9 @@ def segment_command(
         crew=crew_of(arguments),
     )
     models: Sequence[str | Run] = [str(run.folder.absolute()) for run in named] if batch.crew else runs
-    use = dict(quality=arguments.quality, engine=arguments.engine)
+    use: dict[str, Any] = dict(quality=arguments.quality, engine=arguments.engine, urls=urls_in_full())
     if not batch.crew:  # these runs are ready
-        use = dict(quality="standard", engine=runs[0].engine)
+        use |= dict(quality="standard", engine=runs[0].engine)
     status = do_batch(batch, partial(_segmenting, models, _made(runs), use, output, options))
     return status if status > 1 else _join_files(output, formats) or status
 
@@ -99,7 +107,7 @@ def _join_files(output: Path, formats: Collection[str]) -> int:  # exit status
         try:
             with open_journal(output, "segment") as journal:
                 names = [name for line in journal.done.values() for name in line.get("files", ())]
-            parts = [output / name for name in names if name.endswith(ending) and (output / name).is_file()]
+            parts = [output / name for name in names if name.endswith(ending) and bring(output, name)]
             join = join_tables if format == "places" else join_coco_files
             join(parts, output / target)
         except RetinalError as error:
@@ -109,12 +117,13 @@ def _join_files(output: Path, formats: Collection[str]) -> int:  # exit status
 
 
 def _segmenting(
-    models: Sequence[str | Run], made: Mapping, use: Mapping[str, str], output: Path, options: SegmentOptions
+    models: Sequence[str | Run], made: Mapping, use: Mapping[str, Any], output: Path, options: SegmentOptions
 ) -> Work:
     "What outlines lesions in one photograph, with models that are loaded now, in whatever process."
     from retinal_tl.engines import on_engine
     from retinal_tl.inference import at_quality, load_segmenters
 
+    remember_urls(use["urls"])
     runs = [on_engine(at_quality(run, use["quality"]), use["engine"]) for run in load_segmenters(models)]
     _refuse_others(runs, made)
     return segmenting(runs, output, options)
@@ -180,7 +189,9 @@ def _meant(arguments: argparse.Namespace) -> tuple[Meant, Path]:
 
 def _names(arguments: argparse.Namespace) -> list[str]:
     "The photographs, folders and patterns; in full where processes are to find them that began in other folders."
-    return [os.path.abspath(name) for name in arguments.photo] if arguments.scheduler else arguments.photo
+    if not arguments.scheduler:
+        return arguments.photo
+    return [name if is_url(name) else os.path.abspath(name) for name in arguments.photo]
 
 
 def _refuse_input_folder(output: Path, names: Iterable[str]) -> None:
@@ -196,6 +207,12 @@ def classify_command(
     arguments: argparse.Namespace,  # photo, model, output, threshold, sensitivity, report and others
 ) -> int:  # exit status
     "`retinal_tl classify`: a table as it goes, and a report. Raises `RetinalError` when the command itself is wrong."
+    with at_output(arguments) as own:
+        return _classify(own)
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    "What `classify_command` does, in a folder of this machine."
     from retinal_tl.engines import on_engine
     from retinal_tl.inference import load_run
 
@@ -230,14 +247,18 @@ def classify_command(
         crew=crew_of(arguments),
     )
     model = str(run.folder.absolute()) if batch.crew else run
-    return do_batch(batch, partial(_classifying, model, _made([run]), limits, arguments.engine), tell)
+    work = partial(_classifying, model, _made([run]), limits, arguments.engine, urls_in_full())
+    return do_batch(batch, work, tell)
 
 
-def _classifying(model: str | Run, made: Mapping, limits: Mapping[str, float], engine: str) -> Work:
+def _classifying(
+    model: str | Run, made: Mapping, limits: Mapping[str, float], engine: str, urls: Mapping[Path, str]
+) -> Work:
     "What classifies one photograph, with a model that is loaded now, in whatever process."
     from retinal_tl.engines import on_engine
     from retinal_tl.inference import load_run
 
+    remember_urls(urls)
     run = on_engine(load_run(model, "classifier"), engine)
     _refuse_others([run], made)
     return classifying(run, limits)
@@ -280,7 +301,7 @@ def add_segment(
     overlay = f"{', '.join(OVERLAYS)} (default: jpeg where there are maps, or nothing else)"
     add, yes_or_no = parser.add_argument, argparse.BooleanOptionalAction
     add("--model", action="append", metavar="RUN", help=model)
-    add("--output", required=True, metavar="DIR", help="folder for all that is written; made if need be")
+    add("--output", required=True, metavar="DIR", help="folder for all that is written; made if need be; or a URL")
     add("--lesion", action="extend", type=chosen_lesions, metavar="NAME[,NAME]", help=lesion)
     add("--format", action="extend", type=chosen_formats, metavar="FORMAT[,FORMAT]", help=format)
     add("--maps", action=yes_or_no, default=True, help="--no-maps: only counts and the overlay")

@@ -36,6 +36,7 @@ from retinal_tl.studies import (
     to_the_last_step,
     write_results,
 )
+from .workers import crew_of
 
 # %% ../nbs/37_transfer_study.ipynb #ts-record
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Transfer:
     stage1_run: str | None = None  # a finished stage 1 for all seeds, in place of one each
     results: str = "results/"  # folder of the CSV and the JSON
     dry: bool = False  # say what would be trained, and no more
+    workers: int = 0  # processes of this machine that make the runs, each with its share of the cores; 0: this one
+    scheduler: str | None = None  # address of a Dask scheduler whose workers make the runs, as tcp://10.0.0.7:8786
 
     def __post_init__(self):
         check_study(self, dict(lesion=LESIONS, encoder=ENCODERS, arms=TRANSFERS))
@@ -264,11 +267,12 @@ def run_transfer(
 ) -> Path | None:  # the JSON of the results; none with `dry`
     "The transfer study: what is missing is made, and the answer written. Raises `RetinalError` as soon as it can."
     study, stage1, stage2 = study_parameters(Transfer, parameters)
+    crew = crew_of(study)
     plans = transfer_plans(study, stage1, stage2)
     say_plans(plans, report)
     if study.dry:
         return None
-    runs = make_runs(plans, report, make)
+    runs = make_runs(plans, report, make, crew)
     check_same_photographs(runs)
     rows, encoder = transfer_rows(runs), _encoder(study, stage2)
     folders = {folder.name: folder for folder in runs.values()}

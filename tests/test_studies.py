@@ -5,9 +5,11 @@ leaves a run folder as that does, with the card that the plan asks for, and no t
 """
 
 import csv
+import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,6 +278,40 @@ def test_tables(places):
     assert path.with_name(results["figure"]).read_bytes().startswith(b"\x89PNG")
     run_tables(silent, double, **TABLES | places)
     assert len(double.trained) == 2 * (1 + 2)
+
+
+class Deadly(Double):
+    """A double of which one training takes its worker down once, one itself once, and one itself always."""
+
+    def __init__(self, place: Path):
+        super().__init__()
+        self.place = place
+
+    def __call__(self, plan: Plan, report) -> Path:
+        what = plan.lesions[0] if plan.lesions else "stage 1"
+        first = not (self.place / what).exists()
+        (self.place / what).touch()
+        if what == "stage 1" and first:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)  # it ends with its worker
+        if what == "exudates" or first and what == "hemorrhages":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(plan, report)
+
+
+def test_trainings_of_workers_that_die(places, tmp_path):
+    """Tried again, or set aside and named; the same command makes what is missing; the same table as without."""
+    small, said = TABLES | places | dict(encoders="vgg16"), []
+    with pytest.raises(RetinalError, match="1 of 3 trainings could not be made .exudates, vgg16, frozen: two proc"):
+        run_tables(said.append, Deadly(tmp_path), **small | dict(workers=2))
+    assert sum("handed out" in line for line in said) == 3 and not (tmp_path / "results").exists()
+    again, said = Double(), []
+    table = run_tables(said.append, again, **small).with_suffix(".csv").read_bytes()
+    assert len(again.trained) == 1 and said[0].startswith("3 trainings: 2 finished before")
+    other = small | dict(output=str(tmp_path / "other"), results=str(tmp_path / "others"))
+    assert run_tables(silent, Double(), **other).with_suffix(".csv").read_bytes() == table
+    with pytest.raises(RetinalError, match="workers or scheduler, not both"):
+        run_tables(silent, again, **small | dict(workers=2, scheduler="tcp://10.0.0.7:8786"))
 
 
 def papermill(notebook: str, output: Path, parameters: dict, cwd: Path) -> str:

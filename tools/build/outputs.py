@@ -22,7 +22,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 NOTEBOOKS = REPOSITORY / "nbs"
-MOST_BYTES = 150_000  # of a picture
+MOST_BYTES = 100_000  # of a picture
 QUICK = (
     "07_datasets",
     "04_patches",

@@ -1,10 +1,10 @@
 """Kill every kind of batch at moments drawn by chance, go on, and compare with an unbroken one, file by file.
 
-    python tools/build/soak.py                       the long form: 70 kills; `make soak`
+    python tools/build/soak.py                       the long form: 84 kills; `make soak`
     python tools/build/soak.py --kills 2 --kinds segment workers --photos 6
 
-The kinds: `segment` with one process, `workers` with two more (the first process or one of the two is killed),
-`classify`, `evaluate`, and `training`, a run of stage 2 on the same phantoms, which must end with the same weights to
+The kinds: `segment` with one process, `url` with an output behind a URL of the disk, `workers` with two more (the first
+process or one of the two is killed), `classify`, `evaluate`, and `training`, a run of stage 2 on the same phantoms, which must end with the same weights to
 the byte. A kill is SIGKILL or SIGTERM. The photographs are small phantoms, and the networks one line
 of arithmetic each (`tests/toy_runs.py`). What was seen goes to a file with --output; the exit status is 1 where a file
 differs, a temporary one stayed or a traceback was shown.
@@ -37,6 +37,7 @@ COMMAND = [sys.executable, "-c", "import sys; from retinal_tl.command import mai
 KINDS = {
     "segment": ["segment", "data/images", "--model", "run", "--format", "png,geojson"],
     "workers": ["segment", "data/images", "--model", "run", "--format", "png,geojson", "--workers", "2"],
+    "url": ["segment", "data/images", "--model", "run", "--format", "png,geojson"],
     "classify": ["classify", "data/images", "--model", "any", "--report"],
     "evaluate": ["evaluate", "--model", "run", "--data", "folder", "--data-root", "data", "--drawings", "50"],
 }
@@ -59,12 +60,14 @@ def write_place(place: Path, photos: int) -> None:
 
 def done_in(output: Path) -> int:
     """How many photographs are done in an output folder, of whatever kind."""
-    return lines_of(output) or len(list(output.glob("counts/*/*.json")))
+    elsewhere = len(list(output.glob(".retinal_tl/lines/*.json")))
+    return elsewhere or lines_of(output) or len(list(output.glob("counts/*/*.json")))
 
 
 def start(place: Path, kind: str, output: str, *options: str) -> subprocess.Popen:
     """A batch in a process of its own."""
-    words = [*COMMAND, *KINDS[kind], "--output", output, *options]
+    where = (place / output).as_uri() if kind == "url" else output
+    words = [*COMMAND, *KINDS[kind], "--output", where, *options]
     return subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
