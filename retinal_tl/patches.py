@@ -242,6 +242,7 @@ def blending_window(
     return ramp[:, None] * ramp[None]
 
 # %% ../nbs/04_patches.ipynb #cell-26
+_ROWS = 16  # of a picture that are divided at a time
 _PIXELS = 2**19  # of the tiles in one call: the memory stays small and the cores busy
 Predict = Callable[[np.ndarray], np.ndarray]  # float32 (n, tile, tile, channels) → (n, tile, tile, maps)
 
@@ -270,17 +271,20 @@ def predict_tiles(
     if not corners:
         return np.zeros((height, width), np.float32)
     maps = _maps_of_tiles(padded, corners, predict, tile, batch or max(1, _PIXELS // tile**2))
-    total = _blended(maps, padded.shape[:2], blending_window(tile, overlap))
-    result = np.ascontiguousarray(total[-tops[0] : height - tops[0], -lefts[0] : width - lefts[0]])
+    here = slice(-tops[0], height - tops[0]), slice(-lefts[0], width - lefts[0])
+    result = _blended(maps, padded.shape[:2], blending_window(tile, overlap), here)
     if inside is not None:
         result[~inside] = 0
     return result[..., 0] if result.shape[-1] == 1 else result
 
 
 def _blended(
-    maps: Iterator[tuple[tuple[int, int], np.ndarray]], shape: tuple[int, int], window: np.ndarray
+    maps: Iterator[tuple[tuple[int, int], np.ndarray]],
+    shape: tuple[int, int],
+    window: np.ndarray,
+    wanted: tuple[slice, slice],
 ) -> np.ndarray:
-    "The mean of tiles' maps where they lie, each pixel weighted by its place in its tile."
+    "The mean of tiles' maps in the part that is wanted, each pixel weighted by its place in its tile."
     tile, total, weight = len(window), None, np.zeros(shape, np.float32)
     for (top, left), map in maps:
         if total is None:  # the window once for each map: NumPy is slow where the last axis is short
@@ -291,9 +295,10 @@ def _blended(
         total[here] += np.multiply(windows, map, out=weighted)
         weight[here] += window
     assert total is not None  # there is a tile
-    np.maximum(weight, 1e-12, out=weight)
-    for i in range(total.shape[2]):
-        total[..., i] /= weight
+    total, weight = np.ascontiguousarray(total[wanted]), np.maximum(weight[wanted], 1e-12)
+    for first in range(0, len(total), _ROWS):
+        some = slice(first, first + _ROWS)  # few rows stay in the processor's cache
+        total[some] /= np.repeat(weight[some, :, None], total.shape[2], -1)
     return total
 
 
