@@ -4,10 +4,10 @@
     python tools/build/soak.py --kills 2 --kinds segment workers --photos 6
 
 The kinds: `segment` with one process, `url` with an output behind a URL of the disk, `workers` with two more (the first
-process or one of the two is killed), `classify`, `evaluate`, and `training`, a run of stage 2 on the same phantoms, which must end with the same weights to
-the byte. A kill is SIGKILL or SIGTERM. The photographs are small phantoms, and the networks one line
-of arithmetic each (`tests/toy_runs.py`). What was seen goes to a file with --output; the exit status is 1 where a file
-differs, a temporary one stayed or a traceback was shown.
+process or one of the two is killed), `classify`, `evaluate`, and `training`, a run of stage 2 on the same phantoms,
+which must end with the same weights to the byte. A kill is SIGKILL or SIGTERM. The photographs are small phantoms, and
+the networks one line of arithmetic each (`tests/toy_runs.py`). What was seen goes to a file with --output; the exit
+status is 1 where a file differs, a temporary one stayed or a traceback was shown.
 """
 
 import argparse
