@@ -188,7 +188,8 @@ def _where(encoder: str) -> str:
     if not theirs:
         return "give a file of your own as start_file"
     command = f"python -c 'import keras; keras.applications.{theirs}(include_top=False)'"
-    return f"give as start_file what {command} leaves in ~/.keras/models, or an ONNX or Keras file of your own"
+    kinds = "an ONNX or Keras file" if theirs == "VGG16" else "a Keras file"  # no names of layers are in ONNX
+    return f"give as start_file what {command} leaves in ~/.keras/models, or {kinds} of your own"
 
 
 def _in_package(package: str) -> Path:

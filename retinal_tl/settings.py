@@ -267,8 +267,12 @@ def _checked(field: Field, value: object) -> object:
     if name == "data_root" and isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(_text(name, one) for one in value)
     text, known = _text(name, value), choices(name)
-    if not known or name == "start" and (text == FAST or Path(text).exists()):
+    if not known:
         return text
+    if name == "start" and text not in known:
+        if text == FAST or Path(text).exists():
+            return text
+        raise RetinalError(f"There is no start {text!r}; give {', '.join(known)} or a run folder that is there.")
     parts = [part.strip() for part in text.split("+")] if name in ("data", "loss", "lesion") else [text]
     for part in parts:
         check_name("data set" if name == "data" else name, part, known)
