@@ -10,12 +10,11 @@ __all__ = ['prepare_photos', 'read_lesion', 'load_sources', 'any_lesion_sources'
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
 
-from .core import available_cores
+from .core import on_all_cores
 from .datasets import Example
 from .masks import read_mask
 from retinal_tl.patches import (
@@ -32,23 +31,13 @@ from .preprocess import Prepared, Preprocessing, prepare_file, prepare_mask
 from .settings import Settings, Stage1, Stage2
 
 # %% ../nbs/26_batches.ipynb #bat-load
-_T = TypeVar("_T")
-_R = TypeVar("_R")
-
-
-def _on_all_cores(function: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
-    "The function's answers, in order."
-    with ThreadPoolExecutor(available_cores()) as pool:
-        return list(pool.map(function, items))
-
-
 def prepare_photos(
     examples: Sequence[Example],  # whose photographs are there
     preprocessing: Preprocessing,  # of the run
     cache: Path,  # folder in which prepared photographs are kept
 ) -> list[Prepared]:  # one for each example, in order
     "Prepare photographs, or find them prepared. Raises `RetinalError` for one that cannot be read."
-    return _on_all_cores(lambda example: prepare_file(example.photo, preprocessing, cache), examples)
+    return on_all_cores(lambda example: prepare_file(example.photo, preprocessing, cache), examples)
 
 
 def read_lesion(
@@ -78,7 +67,7 @@ def load_sources(
                 coverage[..., i] = prepare_mask(mask, prepared.field, preprocessing)
         return patch_source(np.array(prepared.image), coverage, prepared.inside)
 
-    return _on_all_cores(load, examples)
+    return on_all_cores(load, examples)
 
 
 def any_lesion_sources(
@@ -96,7 +85,7 @@ def any_lesion_sources(
         coverage = prepare_mask(mask, prepared.field, preprocessing)
         return patch_source(np.array(prepared.image), coverage, prepared.inside)
 
-    return _on_all_cores(load, examples)
+    return on_all_cores(load, examples)
 
 # %% ../nbs/26_batches.ipynb #bat-stage1
 _LESION = 127  # coverage above which a pixel counts as lesion, of 255

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LESIONS', 'LESION_COLORS', 'BUILTIN', 'FAST', 'RetinalError', 'PhotoWarning', 'printable', 'how_many',
-           'available_cores', 'quiet', 'nearest', 'check_name', 'writing', 'to_disk', 'write_text', 'run_folder',
-           'member_folder', 'holding', 'file_digest', 'unpack', 'plain', 'Registry']
+           'available_cores', 'on_all_cores', 'quiet', 'nearest', 'check_name', 'writing', 'to_disk', 'write_text',
+           'run_folder', 'member_folder', 'holding', 'file_digest', 'unpack', 'plain', 'Registry']
 
 # %% ../nbs/00_core.ipynb #core-imports
 import contextlib
@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 # %% ../nbs/00_core.ipynb #core-names
 LESIONS = ("exudates", "hemorrhages", "microaneurysms", "soft_exudates")
@@ -79,6 +79,23 @@ def how_many(
 def available_cores() -> int:  # at least 1
     "How many cores this process may use, which `taskset` or a container can make fewer than there are."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_Given = TypeVar("_Given")
+_Result = TypeVar("_Result")
+
+
+def on_all_cores(
+    function: Callable[[_Given], _Result],  # computes in NumPy, OpenCV and the like, which let each other compute
+    items: Iterable[_Given],  # what it is called with, one by one
+) -> list[_Result]:  # in order
+    "The function's answers, several at a time where there is more than one core."
+    from concurrent.futures import ThreadPoolExecutor
+
+    if available_cores() == 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(available_cores()) as pool:
+        return list(pool.map(function, items))
 
 # %% ../nbs/00_core.ipynb #855a311b
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from typing import IO, Any, TypeVar
 import cv2
 import numpy as np
 
-from .core import RetinalError, printable, write_text, writing
+from .core import RetinalError, on_all_cores, printable, write_text, writing
 from .images import open_photo, write_png
 from .inference import Run, prepare_for, segment_levels
 from .landmarks import Landmarks, find_landmarks
@@ -249,9 +249,12 @@ def write_maps(
     thresholds: Mapping[str, float],  # lesion → 0..1, at which the masks were made
 ) -> None:
     "Write a probability map and a mask for each lesion as PNG."
-    for lesion, levels in found.levels.items():
-        write_png(_named(base, f"_{lesion}_probability.png"), levels)
+
+    def write(lesion: str) -> None:
+        write_png(_named(base, f"_{lesion}_probability.png"), found.levels[lesion])
         write_png(_named(base, f"_{lesion}_mask.png"), masks[lesion].view(np.uint8) * np.uint8(255))
+
+    on_all_cores(write, found.levels)
 
 
 def write_arrays(

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from .cards import ClassifierCard, SegmenterCard
-from .core import LESION_COLORS, LESIONS, how_many, printable
+from .core import LESION_COLORS, LESIONS, how_many, on_all_cores, printable
 from .outlines import svg_path, trace_outlines
 from .places import grid_path, read_places
 from .templates import asset_text, render
@@ -77,7 +77,7 @@ def report_photo(
 ) -> ReportPhoto:  # with its pictures made, so that photo and masks can be let go
     "What the report needs of a photograph."
     tolerance = max(0.5, max(photo.shape[:2]) / PICTURE_SIDE / 2)
-    layers = {lesion: svg_path(trace_outlines(mask), tolerance) for lesion, mask in masks.items()}
+    paths = on_all_cores(lambda mask: svg_path(trace_outlines(mask), tolerance), masks.values())
     return ReportPhoto(
         name,
         tuple(rows),
@@ -86,7 +86,7 @@ def report_photo(
         photo.shape[:2],
         data_uri(photo, PICTURE_SIDE, limit),
         data_uri(photo, THUMBNAIL_SIDE),
-        layers,
+        dict(zip(masks, paths)),
         ungradable,
         grid_path(read_places(rows[0])) if rows else "",
     )
