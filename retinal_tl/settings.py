@@ -269,9 +269,9 @@ def _checked(field: Field, value: object) -> object:
     text, known = _text(name, value), choices(name)
     if not known:
         return text
+    if name == "start" and (text == FAST or Path(text).exists()):
+        return text
     if name == "start" and text not in known:
-        if text == FAST or Path(text).exists():
-            return text
         raise RetinalError(f"There is no start {text!r}; give {', '.join(known)} or a run folder that is there.")
     parts = [part.strip() for part in text.split("+")] if name in ("data", "loss", "lesion") else [text]
     for part in parts:
