@@ -8,6 +8,7 @@ __all__ = ['PICTURE', 'FLOOR', 'PhotoCounts', 'judged_lesions', 'small_outcomes'
 
 # %% ../nbs/47b_counts.ipynb #cnt-imports
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -22,12 +23,13 @@ import cv2
 import numpy as np
 
 from .batches import read_lesion
-from .core import PhotoWarning, RetinalError, file_digest, printable, write_text
+from .core import PhotoWarning, RetinalError, file_digest, holding, printable, write_text
 from .datasets import Example
 from .evaluation import Collected, read_histograms, write_histograms
 from .findings import attempt, naming
 from .images import open_photo
 from .inference import Run, answer_prepared, load_run, prepare_for, segment_prepared
+from .journal import sweep
 from .lesions import LesionScores, score_lesions
 from .metrics import PixelHistogram, pixel_histogram, quantize
 from .pictures import OUTCOME_COLORS
@@ -226,7 +228,8 @@ def count_photos(
     answers = _here(tasks, runs, Path(folder)) if crew is None else _elsewhere(tasks, runs, Path(folder), crew)
     quiet = not sys.stderr.isatty()
     bar = tqdm(answers, "judging", len(tasks), unit="photo", disable=quiet, file=sys.stderr)
-    found = {name: answer for name, *answer in bar}
+    with _alone(Path(folder)):
+        found = {name: answer for name, *answer in bar}
     keys: list[dict[str, str]] = [{} for _ in runs]
     problems = {}
     for example, _ in tasks:  # in this order, whoever was done first
@@ -237,6 +240,20 @@ def count_photos(
         for mine, key in zip(keys, done):
             mine[example.name] = key
     return [KeptCounts(Path(folder), mine) for mine in keys], problems
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    "Keep others out, and remove what they were writing when they were killed."
+
+    def refuse(who: str) -> None:
+        name = printable(folder)
+        raise RetinalError(f"{name} is being written to by {who}: wait until that ends, or choose another folder.")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with holding(folder / "lock", refuse):
+        sweep(folder.glob("??"))
+        yield
 
 
 _Task = tuple[Example, str | None]  # a photograph and its digest, where that is known

@@ -45,10 +45,10 @@ def photo_path(
 ) -> Path:  # by which it is known here; it is on no disk
     "Raises `RetinalError` for a URL that has a password in it, or two that differ in what is not shown."
     protocol, _, rest = url.partition("://")
-    if "@" in rest.partition("/")[0] and protocol not in _ROOTED:
+    if ":" in rest.partition("/")[0].rpartition("@")[0]:
         raise RetinalError(
-            f"A URL of {protocol}:// has a user or a password in it, which others may read: leave it out, and give it "
-            "in the environment, as the package of the protocol has it."
+            f"A URL of {protocol}:// has a password in it, which others may read: leave it out, and give it in the "
+            "environment, as the package of the protocol has it."
         )
     shown = rest.partition("?")[0] if protocol in _WEB else rest
     path = Path(f"{protocol.lower()}:", *PurePosixPath(shown.lstrip("/") if protocol in _ROOTED else shown).parts)
@@ -252,8 +252,8 @@ def _copy(path: Path, url: str, local: Path) -> None:
 def _pieces(path: Path, url: str) -> Iterator[bytes]:
     "What is in a file elsewhere, a megabyte at a time."
     fs, name = open_place(url)
-    with reaching(path):
-        source: IO[bytes] = fs.open(name, "rb")
+    with reaching(path):  # a web server may know no way to begin in the middle, so a file is asked for as a whole
+        source: IO[bytes] = fs.open(name, "rb", **(dict(block_size=0) if path.parts[0][:-1] in _WEB else {}))
     read = 0
     with contextlib.closing(source):
         while True:

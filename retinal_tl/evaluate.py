@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .core import RetinalError, check_name, how_many, plain, printable, write_text, writing
+from .elsewhere import is_url
 from .workers import add_crew, crew_of
 
 if TYPE_CHECKING:  # at work, each function imports what it needs: the command's help must not wait for NumPy
@@ -168,7 +169,7 @@ def evaluate_run(
     from retinal_tl.readers import open_data
     from retinal_tl.verdict import units_of
 
-    chosen, folder = _options(options), Path(output)
+    chosen, folder = _options(options), _own_folder(output)
     dataset = open_data(data, data_root, csv)
     runs = load_models(model, dataset, chosen.compare, chosen.kind)
     annotated, lacking = annotated_for(dataset, runs[0])
@@ -193,6 +194,13 @@ def evaluate_run(
         report(line)
     report(f"{printable(folder / 'report.html')} shows it all.")
     return Evaluation(folder, metrics, tuple(failed.values()))
+
+
+def _own_folder(output: str | Path) -> Path:
+    "The folder of an evaluation. Raises `RetinalError` for a URL."
+    if is_url(str(output)):
+        raise RetinalError(f"An evaluation writes to a folder of this machine, and {printable(Path(output))} is none.")
+    return Path(output)
 
 
 def _refuse_data_folder(folder: Path, examples: Sequence[Example]) -> None:

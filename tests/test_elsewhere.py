@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -95,12 +97,15 @@ def test_what_cannot_be_is_one_sentence(place, capsys, monkeypatch):
         ("eyes", "memory:///mine"): "no journal says what they are",
         ("memory:///mine", "memory:///mine"): "holds the photographs",
         ("eyes", "nowhere://mine"): "knows no nowhere://",
-        ("eyes", "s3://me:secret@mine"): "has a user or a password in it",
+        ("eyes", "s3://me:secret@mine"): "has a password in it",
     }
     for (photo, output), part in cases.items():
         assert main(["segment", photo, *WORDS, "--output", output]) == 2
         said = capsys.readouterr().err
         assert part in said and said.count("\n") == 1 and "secret" not in said
+    assert main(["evaluate", "--data", "folder", "--data-root", "eyes", "--output", "s3://clinic/judged"]) == 2
+    assert "to a folder of this machine, and s3://clinic/judged is none" in capsys.readouterr().err
+    assert not Path("s3:").exists()
     fs.pipe_file("/held/.retinal_tl/holder.json", json.dumps(dict(process=1, host="x", renewed=time.time())).encode())
     assert main(["segment", "eyes", *WORDS, "--output", "memory:///held"]) == 2
     assert "is being written to by process 1 on x" in capsys.readouterr().err
@@ -154,6 +159,30 @@ def test_a_batch_that_is_killed_goes_on_from_a_url(place):
     assert len(read_report("found")) == 4 and not lines() and not Path("found/.retinal_tl/holder.json").exists()
     assert main(["segment", "eyes", "--model", "run", "--output", "disk"]) == 0
     same_but_names(on_disk("found"), on_disk("disk"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not importlib.util.find_spec("aiohttp"), reason="nothing reads http here: pip install 'fsspec[http]'"
+)
+def test_files_of_a_web_server(place, capsys):
+    """Two files of a server that knows no ranges, with signatures; one is not there."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        start = f"http://127.0.0.1:{server.server_port}/eyes/patient000"
+        names = [f"{start}/{name}.png?key=secret" for name in ("left", "right", "none")]
+        assert main(["segment", *names, "--model", "run", "--output", "found"]) == 1
+        said = capsys.readouterr().err
+        lines = [line for line in said.splitlines() if "retinal_tl:" in line]
+        assert f"{start}/none.png is not there" in said and "2 done" in lines[-1] and "1 failed" in lines[-1]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert not [name for name, data in on_disk("found").items() if b"secret" in data]
+    assert main(["segment", "eyes/patient000", "--model", "run", "--output", "disk"]) == 0
+    pictures = {name: data for name, data in on_disk("found").items() if name.endswith((".png", ".jpg"))}
+    assert len(pictures) == 6 and pictures.items() <= on_disk("disk").items()
 
 
 @pytest.mark.slow
