@@ -27,14 +27,8 @@ from .registries import ENCODERS, LOSSES, POOLINGS, TRANSFERS
 OPEN: Any = None  # the default of a parameter that the preset decides
 STARTS = ("random", "natural", "builtin")  # chance; natural images; the encoder of the package's segmenter
 PLACES = (
-    "output",
-    "resume",
-    "data_root",
-    "csv",
-    "start_file",
-    "stage1_run",
-    "start_run",
-    "pseudo_label_run",
+    *("output", "resume", "data_root", "csv", "start_file"),
+    *("stage1_run", "start_run", "pseudo_label_run"),
 )  # say where things are
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")  # dtype policies of Keras, or the one to choose
 
