@@ -172,6 +172,7 @@ class SegmenterCard(Card):
     transfer: str  # how it came by its encoder, one of `TRANSFERS`
     decoder: str = "each"  # kinds of lesion have a decoder `each`, or one that they have `shared`
     flips: str = "none"  # maps are the mean over the crop and: 'half_turn' its half turn, 'all' its three mirror images
+    coarse: Mapping[str, float] = field(default_factory=dict)  # lesion → share that a look at half the scale has, 0..1
     thresholds: Mapping[str, float | None] = field(default_factory=dict)  # lesion → at least this probability is found
     metrics: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)  # part → lesion → its result
 
@@ -186,10 +187,10 @@ MAX_CARD_BYTES = 16 * 2**20  # a split of 100,000 photographs takes 3 MiB
 _file_name = r"^\w[\w .+-]*(/\w[\w .+-]*)*$(?!\n)"
 _word, _digest = {"pattern": r"^[A-Za-z]\w*$(?!\n)"}, {"pattern": "^[0-9a-f]{64}$(?!\n)"}
 _lesion_names = {"propertyNames": {"enum": list(LESIONS)}}
+_WORDS = dict(status=STATUSES, flips=FLIPS, role=ROLES, question=QUESTIONS)
 _LIMITS: dict[str, dict] = {  # of fields by name, or by class and name where the two kinds of card differ
     "schema_version": {"const": SCHEMA_VERSION},
     "run_id": {"pattern": r"^[\w-]{1,64}$(?!\n)"},
-    "status": {"enum": list(STATUSES)},
     **dict.fromkeys(("pooling", "transfer", "decoder"), _word),
     "encoder": {"pattern": r"^[A-Za-z]\w*(\+[A-Za-z]\w*)*$(?!\n)"},
     "members": {"items": {"type": "string"} | _word, "uniqueItems": True, "maxItems": 16},
@@ -201,10 +202,9 @@ _LIMITS: dict[str, dict] = {  # of fields by name, or by class and name where th
     "tile": {"minimum": 16, "maximum": 8192},
     "overlap": {"maximum": 0.75},
     "files": {"propertyNames": {"pattern": _file_name}, "additionalProperties": {"type": "string"} | _digest},
-    "role": {"enum": list(ROLES)},
     "Parent.kind": {"enum": ["classifier", "segmenter"]},
     "model": _digest,
-    "question": {"enum": list(QUESTIONS)},
+    **{name: {"enum": [*words]} for name, words in _WORDS.items()},
     "weights": _lesion_names | {"additionalProperties": {"type": "number", "minimum": -1000, "maximum": 1000}},
     "bias": {"minimum": -1000, "maximum": 1000},
     **{name: {"maximum": 1} for name in ("auc", "threshold", "level")},
@@ -213,13 +213,13 @@ _LIMITS: dict[str, dict] = {  # of fields by name, or by class and name where th
     "image_size": {"minimum": 16, "maximum": 8192},
     "lesions": {"items": {"enum": list(LESIONS)}, "uniqueItems": True, "minItems": 1},
     "digest": _digest,
-    "flips": {"enum": list(FLIPS)},
+    "coarse": _lesion_names | {"additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}},
     "thresholds": _lesion_names | {"additionalProperties": {"type": ["number", "null"], "minimum": 0, "maximum": 1}},
     "SegmenterCard.metrics": {
         "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}} | _lesion_names
     },
 }
-_OPTIONAL = {"export", "clip_limit", "tiles", "decoder", "start", "members", "readings"}
+_OPTIONAL = {"coarse", "export", "clip_limit", "tiles", "decoder", "start", "members", "readings"}
 
 # %% ../nbs/24_cards.ipynb #cell-7
 def _schema_of(kind: Any) -> dict:

@@ -174,7 +174,14 @@ def counts_key(
     outlined = {lesion: example.masks[lesion] for lesion in judged_lesions(example, run)}
     masks = {lesion: None if mask is None else _mask_digest(mask) for lesion, mask in outlined.items()}
     card = run.card
-    use = [asdict(card.preprocessing), card.tile, card.overlap, getattr(card, "flips", ""), run.thresholds]
+    use = [
+        asdict(card.preprocessing),
+        card.tile,
+        card.overlap,
+        getattr(card, "flips", ""),
+        run.thresholds,
+        dict(getattr(card, "coarse", {})),
+    ]
     use += [asdict(one) for one in getattr(card, "readings", ())]  # one network, weighed in another way
     parts = [_WAY, digest or file_digest(example.photo), masks, card.network, use]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -127,6 +127,7 @@ def _readme(source: _Source, checked: _Checked) -> str:
         side=source.side,
         segmenter=isinstance(card, SegmenterCard),
         flips=card.flips if isinstance(card, SegmenterCard) else "none",
+        coarse=", ".join(f"{name} {share:g}" for name, share in getattr(card, "coarse", {}).items() if share),
         overlap=f"{card.overlap:.0%}",
         lesions=list(thresholds),
         thresholds=", ".join(f"{name} {limit:.6g}" for name, limit in thresholds.items()),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import cv2
 import numpy as np
 import onnxruntime
 
@@ -82,13 +83,15 @@ NEVER = 2.0**-17  # half a step of a saved map: no network is surer, or its 0 co
 
 def mean_of_odds(
     answers: Sequence[np.ndarray],  # float32 of one shape, 0..1: a probability from each network
+    shares: Sequence[float] | None = None,  # how much each counts; None: all alike
 ) -> np.ndarray:  # float32, the same shape, 0..1
     "The probability whose log-odds are the mean of those of the answers."
     total = np.zeros_like(answers[0], np.float32)
-    for answer in answers:
+    counts = np.array(shares or [1] * len(answers), np.float32)
+    for answer, count in zip(answers, counts, strict=True):
         sure = np.clip(answer, NEVER, 1 - NEVER)
-        total += np.log(sure / (1 - sure))
-    return 1 / (1 + np.exp(-total / np.float32(len(answers))))
+        total += count * np.log(sure / (1 - sure))
+    return 1 / (1 + np.exp(-total / counts.sum()))
 
 # %% ../nbs/30_inference.ipynb #cell-14
 AnyCard = TypeVar("AnyCard", ClassifierCard, SegmenterCard)
@@ -265,11 +268,28 @@ def crop_maps(
     predict: Predict,  # as in `segment_prepared`
     card: SegmenterCard,  # as in `segment_prepared`
 ) -> np.ndarray:  # float32 (diameter, diameter, lesions), 0..1
-    "The maps at the network's scale, the mean over the photo's mirror images where the card asks for them."
+    "The maps at the network's scale, with a share of those at half the scale where the card asks for it."
+    maps = _mean_look(prepared.image, prepared.inside, predict, card)
+    shares = [card.coarse.get(lesion, 0.0) for lesion in card.lesions]
+    if not any(shares):
+        return maps
+    height, width = prepared.inside.shape
+    half = width // 2, height // 2
+    image = cv2.resize(prepared.image, half, interpolation=cv2.INTER_AREA)
+    inside = cv2.resize(prepared.inside.view(np.uint8), half, interpolation=cv2.INTER_NEAREST).view(bool)
+    coarse = _mean_look(image, inside, predict, card)
+    for i, share in enumerate(shares):
+        if share:
+            enlarged = cv2.resize(np.ascontiguousarray(coarse[..., i]), (width, height), interpolation=cv2.INTER_LINEAR)
+            maps[..., i] = mean_of_odds([maps[..., i], enlarged], [1 - share, share])
+    return maps
+
+
+def _mean_look(image: np.ndarray, inside: np.ndarray, predict: Predict, card: SegmenterCard) -> np.ndarray:
+    "The maps of a crop, the mean over its mirror images where the card asks for them."
     total, mirrors = np.zeros(1, np.float32), _MIRRORS[card.flips]
     for rows, columns in mirrors:
-        image, inside = prepared.image[::rows, ::columns], prepared.inside[::rows, ::columns]
-        maps = predict_tiles(image, predict, card.tile, card.overlap, inside)
+        maps = predict_tiles(image[::rows, ::columns], predict, card.tile, card.overlap, inside[::rows, ::columns])
         total = total + (maps if maps.ndim == 3 else maps[..., None])[::rows, ::columns]
     return total / np.float32(len(mirrors))
 
@@ -297,7 +317,7 @@ def at_quality(
     if quality == "fast" and run.members:
         return run.members[-1]
     flips = dict(fast="none", standard=run.card.flips, best=_MORE[run.card.flips])[quality]
-    return replace(run, card=replace(run.card, flips=flips))
+    return replace(run, card=replace(run.card, flips=flips, coarse={} if quality == "fast" else run.card.coarse))
 
 
 def segment(

@@ -106,8 +106,9 @@ def _joined_card(
         files=files,
         start=next((card.start for card in cards if card.start), None),
     )
-    judged: dict[str, Any] = dict(status="trained", flips="none", thresholds=dict.fromkeys(first.lesions), metrics={})
-    return replace(first, name=name, split=split, parents=parents, **origin, **network, **judged)
+    judged: dict[str, Any] = dict(status="trained", flips="none", coarse={}, metrics={})
+    thresholds = dict.fromkeys(first.lesions)
+    return replace(first, name=name, split=split, parents=parents, thresholds=thresholds, **origin, **network, **judged)
 
 
 _PAIRS = ("same_eyes", "leaks_allowed", "unguarded")

@@ -396,7 +396,7 @@ def forget_models() -> None:
         _engine().forget_networks()
 
 # %% ../nbs/35b_runs.ipynb #runs-complete
-IN_USE = ("tile", "overlap", "flips")  # what of a card can change after training
+IN_USE = ("tile", "overlap", "flips", "coarse")  # what of a card can change after training
 
 
 def complete_run(

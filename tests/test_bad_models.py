@@ -129,7 +129,7 @@ def test_a_tower_of_lists_does_not_topple_the_process(tmp_path):
 def test_card_that_lacks_a_key(tmp_path):
     run = write_toy_run(tmp_path / "run")
     card = json.loads((run / "card.json").read_text())
-    for key in sorted(set(card) - {"export", "start", "decoder", "members"}):
+    for key in sorted(set(card) - {"coarse", "export", "start", "decoder", "members"}):
         (run / "card.json").write_text(json.dumps({name: value for name, value in card.items() if name != key}))
         assert key in refusal(run)
 

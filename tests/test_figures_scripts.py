@@ -107,7 +107,9 @@ def test_the_folds_of_a_recipe_are_put_together(two_folds, monkeypatch, capsys):
     assert float(row["low"]) < float(row["aupr"]) < float(row["high"]) and float(row["apart"]) < 1e-3
     alone = average_precision(sum(two_folds.values()))
     assert alone < float(row["aupr"]) < 1, "between the worse fold and the better one"
-    assert capsys.readouterr().out.endswith(f"mean {row['aupr']}\n")
+    assert capsys.readouterr().out.endswith(f"mean {row['aupr']}\n") and row["gain"] == ""
+    call(monkeypatch, folds_script, "folds.csv", "fold0", "fold1", "--against", "fold0", "fold1")
+    assert [float(read_table("folds.csv")[0][name]) for name in ("gain", "gain_low", "gain_high")] == [0, 0, 0]
 
 
 def test_what_is_no_fold_of_the_same_recipe_is_refused(two_folds, monkeypatch):

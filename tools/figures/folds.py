@@ -1,10 +1,11 @@
 """How good a recipe is on eyes that it has not seen: the runs of its folds, put together.
 
-    python tools/figures/folds.py results/folds.csv runs/stage2-...-61222206 runs/stage2-...-0106f611 ...
+    python tools/figures/folds.py results/folds.csv runs/stage2-...-61222206 runs/... ... [--against runs/... ...]
 
 The runs differ in nothing but the fold that each was judged on, so that every photograph is judged once, at its own
 size, by a network that has not learned from it. The areas and their intervals are of all photographs together, from the
 histograms that a run keeps; `apart` says how far the area of a single fold lies from the one in its card, at most.
+With `--against`, other runs of the same folds, `gain` is by how much the first are ahead of them, paired by photograph.
 """
 
 import argparse
@@ -15,9 +16,12 @@ from retinal_tl.cards import SegmenterCard, read_segmenter_card
 from retinal_tl.core import RetinalError
 from retinal_tl.evaluation import read_histograms
 from retinal_tl.metrics import PixelHistogram, average_precision
-from retinal_tl.uncertainty import interval
+from retinal_tl.uncertainty import interval, paired_difference
 
-COLUMNS = ("lesion", "aupr", "low", "high", "photos", "with_lesion", "folds", "apart", "steps", "seconds", "hardware")
+COLUMNS = (
+    *("lesion", "aupr", "low", "high", "photos", "with_lesion", "folds", "apart"),
+    *("gain", "gain_low", "gain_high", "steps", "seconds", "hardware"),
+)
 
 
 def checked(folders: list[Path]) -> list[SegmenterCard]:
@@ -32,10 +36,26 @@ def checked(folders: list[Path]) -> list[SegmenterCard]:
     return cards
 
 
-def row(lesion: str, folders: list[Path], cards: list[SegmenterCard]) -> dict[str, object]:
+def histograms(folders: list[Path], lesion: str) -> list[dict[str, PixelHistogram]]:
+    """What each run has kept of a lesion: photograph → its histogram."""
+    return [read_histograms(folder / f"{lesion}_histograms.npz") for folder in folders]
+
+
+def together(folds: list[dict[str, PixelHistogram]]) -> dict[str, PixelHistogram]:
+    """The photographs of all folds."""
+    return {name: one for fold in folds for name, one in fold.items()}
+
+
+def ahead(photos: dict[str, PixelHistogram], others: dict[str, PixelHistogram]) -> dict[str, str]:
+    """By how much the first are ahead, on the same photographs."""
+    found = paired_difference(photos, others)
+    return dict(gain=f"{found.difference:+.4f}", gain_low=f"{found.low:+.4f}", gain_high=f"{found.high:+.4f}")
+
+
+def row(lesion: str, folders: list[Path], cards: list[SegmenterCard], against: list[Path]) -> dict[str, object]:
     """The figures of a lesion, over all folds."""
-    each = [read_histograms(folder / f"{lesion}_histograms.npz") for folder in folders]
-    photos: dict[str, PixelHistogram] = {name: one for fold in each for name, one in fold.items()}
+    each = histograms(folders, lesion)
+    photos = together(each)
     area, ends = average_precision(sum(photos.values())), interval(photos, "aupr")
     exact = [card.metrics["validation"][lesion]["aupr"] for card in cards]
     apart = max(abs(average_precision(sum(fold.values())) - one) for fold, one in zip(each, exact, strict=True))
@@ -52,16 +72,17 @@ def row(lesion: str, folders: list[Path], cards: list[SegmenterCard]) -> dict[st
         steps=settings["epochs"] * settings["steps_per_epoch"],
         seconds=round(sum(card.training.seconds for card in cards)),
         hardware=cards[0].hardware,
-    )
+    ) | (ahead(photos, together(histograms(against, lesion))) if against else {})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--against", type=Path, nargs="+", default=[])
     given = parser.parse_args()
     cards = checked(given.runs)
-    rows = [row(lesion, given.runs, cards) for lesion in cards[0].lesions]
+    rows = [row(lesion, given.runs, cards, given.against) for lesion in cards[0].lesions]
     with open(given.table, "w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
