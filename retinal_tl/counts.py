@@ -23,13 +23,13 @@ import cv2
 import numpy as np
 
 from .batches import read_lesion
-from .core import PhotoWarning, RetinalError, file_digest, holding, printable, write_text
+from .core import PhotoWarning, RetinalError, file_digest, printable, write_text
 from .datasets import Example
 from .evaluation import Collected, read_histograms, write_histograms
 from .findings import attempt, naming
 from .images import open_photo
 from .inference import Run, answer_prepared, load_run, prepare_for, segment_prepared
-from .journal import sweep
+from .journal import alone_in, sweep
 from .lesions import LesionScores, score_lesions
 from .metrics import PixelHistogram, pixel_histogram, quantize
 from .pictures import OUTCOME_COLORS
@@ -252,13 +252,8 @@ def count_photos(
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     "Keep others out, and remove what they were writing when they were killed."
-
-    def refuse(who: str) -> None:
-        name = printable(folder)
-        raise RetinalError(f"{name} is being written to by {who}: wait until that ends, or choose another folder.")
-
     folder.mkdir(parents=True, exist_ok=True)
-    with holding(folder / "lock", refuse):
+    with alone_in(folder, folder / "lock"):
         sweep(folder.glob("??"))
         yield
 

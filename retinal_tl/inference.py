@@ -215,7 +215,7 @@ Predict = Callable[[np.ndarray], np.ndarray]  # from float32 (n, side, side, 3),
 def segment_prepared(
     prepared: Prepared,  # a photo, prepared as the card says
     predict: Predict,  # gives (n, tile, tile, lesions), 0..1
-    card: SegmenterCard,  # its `lesions`, `tile`, `overlap` and `flips` are used
+    card: SegmenterCard,  # its `lesions`, `tile`, `overlap`, `flips` and `coarse` are used
 ) -> dict[str, np.ndarray]:  # lesion → float32 (height, width) of the photo, 0..1; 0 outside the field of view
     "The probability of each lesion at each pixel of a prepared photo."
     maps = crop_maps(prepared, predict, card)

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from .core import RetinalError, printable, unpack
-from .natural import MAX_WEIGHTS
+from .core import unpack
+from .natural import MAX_WEIGHTS, open_weights
 
 # %% ../nbs/10b_published.ipynb #pub-hdf
 _MOST_ARRAYS = 20_000  # and groups of them, in a file
@@ -58,11 +58,10 @@ class Layer:
     arrays: tuple[np.ndarray, ...]  # in the order of the file; a kernel is (height, width, in, out)
 
 
-def _keras_layers(path: Path) -> Iterator[Layer]:
+def _keras_layers(contents: bytes) -> Iterator[Layer]:
     "The layers of either of Keras' files."
     import h5py
 
-    contents = path.read_bytes()
     names = None
     if contents.startswith(b"PK"):
         with zipfile.ZipFile(io.BytesIO(contents)) as archive:
@@ -105,12 +104,12 @@ def _text(name: object) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 # %% ../nbs/10b_published.ipynb #pub-onnx
-def _onnx_layers(path: Path) -> Iterator[Layer]:
+def _onnx_layers(contents: bytes) -> Iterator[Layer]:
     "The convolutions of an ONNX file."
     import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load_from_string(path.read_bytes()).graph
+    graph = onnx.load_from_string(contents).graph
     arrays = {one.name: one for one in graph.initializer}
     if any(one.data_location == onnx.TensorProto.EXTERNAL for one in graph.initializer):
         raise ValueError("it leads elsewhere")
@@ -124,21 +123,7 @@ def read_layers(
     path: str | Path,  # a file of Keras (`.h5`, `.keras`) or an ONNX file
 ) -> list[Layer]:  # those with weights, in the order of the file; of an ONNX file the convolutions
     "The layers of a published network. Raises `RetinalError` for every other file, and for one that leads elsewhere."
-    path, name = Path(path), printable(path)
-    try:
-        size = path.stat().st_size
-        if size > MAX_WEIGHTS:
-            raise RetinalError(f"{name} has {size:,} bytes, and {MAX_WEIGHTS:,} are allowed for weights.")
-        with open(path, "rb") as file:
-            start = file.read(8)
-        keras = start.startswith(b"PK") or start == b"\x89HDF\r\n\x1a\n"
-        return [layer for layer in (_keras_layers if keras else _onnx_layers)(path) if layer.arrays]
-    except RetinalError:
-        raise
-    except OSError as error:
-        if error.strerror:
-            raise RetinalError(f"{name} could not be read: {error.strerror}.") from None
-        reason = printable(str(error))[:100]
-    except Exception as error:  # a damaged file raises whatever it meets
-        reason = printable(str(error))[:100] or type(error).__name__
-    raise RetinalError(f"{name} is no file of weights of Keras or ONNX that can be read safely ({reason.rstrip('.')}).")
+    with open_weights(path) as file:
+        contents = file.read()
+        keras = contents.startswith((b"PK", b"\x89HDF\r\n\x1a\n"))
+        return [layer for layer in (_keras_layers if keras else _onnx_layers)(contents) if layer.arrays]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ablation
 import ablation_folds
+import coarse_shares
 import collect
 import folds as folds_script
 import models_compared
@@ -108,8 +109,17 @@ def test_the_folds_of_a_recipe_are_put_together(two_folds, monkeypatch, capsys):
     alone = average_precision(sum(two_folds.values()))
     assert alone < float(row["aupr"]) < 1, "between the worse fold and the better one"
     assert capsys.readouterr().out.endswith(f"mean {row['aupr']}\n") and row["gain"] == ""
+    assert row["largest"] in ("toy:0", "toy:1", "toy:2", "toy:3") and 0.25 <= float(row["largest_share"]) < 1
     call(monkeypatch, folds_script, "folds.csv", "fold0", "fold1", "--against", "fold0", "fold1")
     assert [float(read_table("folds.csv")[0][name]) for name in ("gain", "gain_low", "gain_high")] == [0, 0, 0]
+
+
+def test_a_share_of_the_coarse_map():
+    fine, coarse = np.array([[0.1, 0.9]], np.float32), np.array([[0.5, 0.2]], np.float32)
+    maps = coarse_shares.mixed(fine, coarse)
+    np.testing.assert_allclose(maps["0"], fine, atol=1e-6)
+    np.testing.assert_allclose(maps["higher"], [[0.5, 0.9]])
+    np.testing.assert_allclose(maps["0.5"], [[0.25, 0.6]], atol=1e-6)  # odds of 1:9 and 1:1 are 1:3 together
 
 
 def test_what_is_no_fold_of_the_same_recipe_is_refused(two_folds, monkeypatch):

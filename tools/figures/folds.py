@@ -20,7 +20,7 @@ from retinal_tl.uncertainty import interval, paired_difference
 
 COLUMNS = (
     *("lesion", "aupr", "low", "high", "photos", "with_lesion", "folds", "apart"),
-    *("gain", "gain_low", "gain_high", "steps", "seconds", "hardware"),
+    *("largest", "largest_share", "aupr_without", "gain", "gain_low", "gain_high", "steps", "seconds", "hardware"),
 )
 
 
@@ -52,6 +52,14 @@ def ahead(photos: dict[str, PixelHistogram], others: dict[str, PixelHistogram]) 
     return dict(gain=f"{found.difference:+.4f}", gain_low=f"{found.low:+.4f}", gain_high=f"{found.high:+.4f}")
 
 
+def largest(photos: dict[str, PixelHistogram]) -> dict[str, str]:
+    """The photograph that holds most of the lesion, its share of all pixels of it, and the area without it."""
+    name = max(photos, key=lambda one: photos[one].lesion)
+    share = photos[name].lesion / sum(one.lesion for one in photos.values())
+    without = average_precision(sum(one for other, one in photos.items() if other != name))
+    return dict(largest=name, largest_share=f"{share:.3f}", aupr_without=f"{without:.4f}")
+
+
 def row(lesion: str, folders: list[Path], cards: list[SegmenterCard], against: list[Path]) -> dict[str, object]:
     """The figures of a lesion, over all folds."""
     each = histograms(folders, lesion)
@@ -60,19 +68,23 @@ def row(lesion: str, folders: list[Path], cards: list[SegmenterCard], against: l
     exact = [card.metrics["validation"][lesion]["aupr"] for card in cards]
     apart = max(abs(average_precision(sum(fold.values())) - one) for fold, one in zip(each, exact, strict=True))
     settings = cards[0].training.settings
-    return dict(
-        lesion=lesion,
-        aupr=f"{area:.4f}",
-        low=f"{ends[0]:.4f}",
-        high=f"{ends[1]:.4f}",
-        photos=len(photos),
-        with_lesion=sum(one.lesion > 0 for one in photos.values()),
-        folds=len(cards),
-        apart=f"{apart:.4f}",
-        steps=settings["epochs"] * settings["steps_per_epoch"],
-        seconds=round(sum(card.training.seconds for card in cards)),
-        hardware=cards[0].hardware,
-    ) | (ahead(photos, together(histograms(against, lesion))) if against else {})
+    return (
+        dict(
+            lesion=lesion,
+            aupr=f"{area:.4f}",
+            low=f"{ends[0]:.4f}",
+            high=f"{ends[1]:.4f}",
+            photos=len(photos),
+            with_lesion=sum(one.lesion > 0 for one in photos.values()),
+            folds=len(cards),
+            apart=f"{apart:.4f}",
+            steps=settings["epochs"] * settings["steps_per_epoch"],
+            seconds=round(sum(card.training.seconds for card in cards)),
+            hardware=cards[0].hardware,
+        )
+        | largest(photos)
+        | (ahead(photos, together(histograms(against, lesion))) if against else {})
+    )
 
 
 def main() -> None:
