@@ -114,6 +114,12 @@ def test_the_folds_of_a_recipe_are_put_together(two_folds, monkeypatch, capsys):
     assert [float(read_table("folds.csv")[0][name]) for name in ("gain", "gain_low", "gain_high")] == [0, 0, 0]
 
 
+def test_what_was_tried_on_folds_is_kept_by_idea(two_folds, monkeypatch):
+    for idea in ("larger", "sharper", "larger"):
+        call(monkeypatch, folds_script, "tried.csv", "fold0", "--against", "fold0", "--idea", idea)
+    assert [row["idea"] for row in read_table("tried.csv")] == ["sharper", "larger"]
+
+
 def test_a_share_of_the_coarse_map():
     fine, coarse = np.array([[0.1, 0.9]], np.float32), np.array([[0.5, 0.2]], np.float32)
     maps = coarse_shares.mixed(fine, coarse)

@@ -6,6 +6,10 @@ The runs differ in nothing but the fold that each was judged on, so that every p
 size, by a network that has not learned from it. The areas and their intervals are of all photographs together, from the
 histograms that a run keeps; `apart` says how far the area of a single fold lies from the one in its card, at most.
 With `--against`, other runs of the same folds, `gain` is by how much the first are ahead of them, paired by photograph.
+
+    python tools/figures/folds.py results/folds_tried.csv RUN... --against RUN... --idea "contrast equalization"
+
+With `--idea`, a table of ideas is kept: the rows of this one are written anew, those of others stay.
 """
 
 import argparse
@@ -87,18 +91,28 @@ def row(lesion: str, folders: list[Path], cards: list[SegmenterCard], against: l
     )
 
 
+def write(path: Path, rows: list[dict], idea: str | None) -> None:
+    """The table: of these rows alone, or of these and the ideas that it has already."""
+    kept: list[dict] = []
+    if idea and path.exists():
+        kept = [one for one in csv.DictReader(path.open(newline="", encoding="utf-8")) if one["idea"] != idea]
+    new = [dict(idea=idea) | one for one in rows] if idea else rows
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, (("idea",) if idea else ()) + COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(kept + new)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--against", type=Path, nargs="+", default=[])
+    parser.add_argument("--idea", help="what is different in these runs")
     given = parser.parse_args()
     cards = checked(given.runs)
     rows = [row(lesion, given.runs, cards, given.against) for lesion in cards[0].lesions]
-    with open(given.table, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write(given.table, rows, given.idea)
     for one in rows:
         print(
             f"{one['lesion']:16} {one['aupr']} ({one['low']} to {one['high']}), {one['with_lesion']} of {one['photos']}"
