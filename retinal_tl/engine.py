@@ -18,8 +18,9 @@ import numpy as np
 
 from .core import available_cores, how_many, printable, quiet
 from .model_files import load_weights
+from .parallel import compute_device
 from .strangers import check_size, open_network, run_network
-from .training import compute_device, one_operation_at_a_time
+from .training import one_operation_at_a_time
 
 # %% ../nbs/29_engine.ipynb #engine-prepare
 def prepare_engine(
@@ -85,7 +86,7 @@ def run_predictor(
     "The network of a run: its ONNX file, or its Keras model where it has none. Raises as `load_weights`."
     path = Path(folder) / "model.onnx"
     if not path.exists():
-        return keras_predictor(load_weights(folder) if model is None else model)
+        return keras_predictor(load_weights(folder, finished=False) if model is None else model)
     name = printable(path)
     check_size(path)
     session = open_network(path.read_bytes(), name)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NO_AUGMENTATION', 'PAPER_AUGMENTATION', 'RICH_AUGMENTATION', 'AUGMENTATIONS', 'Predict', 'LEAST_PROBABILITY',
-           'Augmentation', 'random_geometry', 'cut', 'random_tint', 'augment', 'PatchSource', 'patch_source',
-           'sample_patches', 'tile_starts', 'blending_window', 'predict_tiles', 'with_hard_negatives']
+           'Augmentation', 'random_geometry', 'cut', 'random_tint', 'augment', 'PatchSource', 'patch_source', 'Placed',
+           'place_patch', 'place_patches', 'sample_patches', 'tile_starts', 'blending_window', 'predict_tiles',
+           'with_hard_negatives']
 
 # %% ../nbs/04_patches.ipynb #cell-3
 from collections.abc import Callable, Iterator, Sequence
@@ -66,16 +67,31 @@ def cut(
     return cv2.warpAffine(image, geometry, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
+_Tint = tuple[np.ndarray, float]  # float (3,), by what each channel is multiplied; contrast
+
+
+def _draw_tint(settings: Augmentation, rng: np.random.Generator) -> _Tint | None:
+    "What another camera would change; None where nothing is to be changed."
+    if not (settings.brightness or settings.contrast or settings.color):
+        return None
+    gain = _factor(settings.brightness, rng) * np.array([_factor(settings.color, rng) for _ in range(3)])
+    return gain, _factor(settings.contrast, rng)
+
+
 def random_tint(
     image: np.ndarray,  # uint8 (height, width, 3)
     settings: Augmentation,  # amounts
     rng: np.random.Generator,  # draws what is left to chance
 ) -> np.ndarray:  # uint8 (height, width, 3); black stays black
     "The same picture by another camera: brightness, contrast and color changed."
-    if not (settings.brightness or settings.contrast or settings.color):
+    return _tinted(image, _draw_tint(settings, rng))
+
+
+def _tinted(image: np.ndarray, tint: _Tint | None) -> np.ndarray:
+    "The picture with that change."
+    if tint is None:
         return image
-    gain = _factor(settings.brightness, rng) * np.array([_factor(settings.color, rng) for _ in range(3)])
-    contrast, levels = _factor(settings.contrast, rng), np.arange(256.0)
+    (gain, contrast), levels = tint, np.arange(256.0)
     middle = np.array(cv2.mean(image)[:3])
     table = np.clip((levels[:, None] - middle) * contrast * gain + middle * gain, 0, 255)
     table[0] = 0  # outside the field
@@ -180,7 +196,41 @@ def _one_wrong(wrong: _Wrong, rng: np.random.Generator) -> tuple[PatchSource, np
     return wrong[rng.choice(len(wrong), p=pixels / pixels.sum())]
 
 # %% ../nbs/04_patches.ipynb #4-sample
-def sample_patches(
+@dataclass(frozen=True)
+class Placed:
+    "A patch that is not cut yet: all that chance decides about it."
+
+    image: np.ndarray  # uint8 (height, width, 3), a prepared photo
+    coverage: np.ndarray | None  # uint8 (height, width[, kinds]); none: only the photo is wanted
+    geometry: np.ndarray  # float (2, 3), see `cut`
+    tint: _Tint | None  # of the camera
+    size: int  # side, pixels
+
+    def photo(self) -> np.ndarray:  # uint8 (size, size, 3)
+        "The patch."
+        return _tinted(cut(np.ascontiguousarray(self.image), self.geometry, self.size), self.tint)
+
+    def mask(self) -> np.ndarray:  # uint8 (size, size[, kinds])
+        "What of it is lesion."
+        assert self.coverage is not None
+        found = cut(self.coverage, self.geometry, self.size)
+        return found.reshape(self.size, self.size, *self.coverage.shape[2:])  # OpenCV drops an axis of 1
+
+
+def place_patch(
+    source: PatchSource | tuple[np.ndarray, None],  # with a mask, or a photo alone
+    center: tuple[float, float] | np.ndarray,  # column and row of the photo around which it lies
+    size: int,  # side, pixels
+    augmentation: Augmentation,  # amounts
+    rng: np.random.Generator,  # draws what is left to chance
+) -> Placed:  # to be cut, or not
+    "Decide how a patch around a point is turned, scaled, moved and tinted."
+    image, coverage = (source.image, source.coverage) if isinstance(source, PatchSource) else source
+    geometry = random_geometry((center[0], center[1]), size, augmentation, rng)
+    return Placed(image, coverage, geometry, _draw_tint(augmentation, rng), size)
+
+
+def place_patches(
     sources: Sequence[PatchSource],  # at least one
     size: int,  # side of a patch, pixels
     count: int,  # patches
@@ -188,8 +238,8 @@ def sample_patches(
     lesion_share: float = 0.5,  # share of the patches placed on a lesion, if any source has one
     augmentation: Augmentation = NO_AUGMENTATION,  # amounts
     hard_negative_share: float = 0.0,  # share placed on a hard negative, if there are any; up to 1 - lesion_share
-) -> tuple[np.ndarray, np.ndarray]:  # uint8 (count, size, size, 3) and uint8 (count, size, size[, kinds])
-    """Patches and their masks. Raises `RetinalError` if there are no sources.
+) -> list[Placed]:  # to be cut, all or some of them
+    """Draw where patches lie and how they are changed. Raises `RetinalError` if there are no sources.
 
     Lesions get a share, each kind as often as the others, hard negatives another, and the rest lies anywhere."""
     if not sources:
@@ -198,9 +248,8 @@ def sample_patches(
         )
     lesions = _shown_lesions(sources)
     wrong = _shown_hard_negatives(sources) if hard_negative_share else []
-    patches = np.empty((count, size, size, 3), np.uint8)
-    coverages = np.empty((count, size, size, *sources[0].coverage.shape[2:]), np.uint8)
-    for i in range(count):
+    placed = []
+    for _ in range(count):
         share = rng.random() if lesions or wrong else 1
         if lesions and share < lesion_share:
             source, single = _one_of(_one_of(lesions, rng), rng)
@@ -211,10 +260,22 @@ def sample_patches(
         else:
             source = _one_of(sources, rng)
             point = _point_in_field(source, rng)
-        geometry = random_geometry((point[0], point[1]), size, augmentation, rng)
-        patches[i] = random_tint(cut(source.image, geometry, size), augmentation, rng)
-        coverages[i] = cut(source.coverage, geometry, size).reshape(coverages.shape[1:])  # OpenCV drops an axis of 1
-    return patches, coverages
+        placed.append(place_patch(source, point, size, augmentation, rng))
+    return placed
+
+
+def sample_patches(
+    sources: Sequence[PatchSource],  # at least one
+    size: int,  # side of a patch, pixels
+    count: int,  # patches
+    rng: np.random.Generator,  # draws what is left to chance; the same state gives the same patches
+    lesion_share: float = 0.5,  # see `place_patches`
+    augmentation: Augmentation = NO_AUGMENTATION,  # likewise
+    hard_negative_share: float = 0.0,  # likewise
+) -> tuple[np.ndarray, np.ndarray]:  # uint8 (count, size, size, 3) and uint8 (count, size, size[, kinds])
+    "Patches and their masks, drawn and cut. Raises as `place_patches`."
+    placed = place_patches(sources, size, count, rng, lesion_share, augmentation, hard_negative_share)
+    return np.stack([one.photo() for one in placed]), np.stack([one.mask() for one in placed])
 
 # %% ../nbs/04_patches.ipynb #cell-22
 def tile_starts(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .backends import keras_backend, resolved_precision
 from retinal_tl.cards import (
     Card,
     ClassifierCard,
@@ -28,7 +29,7 @@ from .preprocess import Preprocessing
 from .readers import open_data
 from .registries import ENCODERS, LOSSES, POOLINGS, TRANSFERS
 from .selection import cache_of, divide_outlined, labelled_examples, split_options
-from .settings import Stage1, Stage2, keras_backend, resolved_precision, settings_for, with_encoder
+from .settings import Stage1, Stage2, settings_for, with_encoder
 from .splits import GuardedSplit, Known, Split, content_digests, guarded_split
 
 # %% ../nbs/33b_plans.ipynb #plans-record
@@ -204,6 +205,7 @@ def _stage1_parent(
 _SHARED = (
     *("data", "data_root", "csv", "preset", "precision", "validation"),
     *("seed", "split_seed", "fold", "output", "resume", "allow_leaks"),
+    *("processes", "process", "coordinator"),
 )  # what a stage 1 that is made for a stage 2 takes from it
 
 

@@ -78,7 +78,7 @@ def repeat_start(
             raise _EnoughError
 
     with hold(planned.folder, report), tempfile.TemporaryDirectory(dir=planned.folder.parent) as place:
-        again = replace(planned, settings=replace(planned.settings, output=place))
+        again = replace(planned, settings=replace(planned.settings, output=place, processes=1, process=0))
         with contextlib.suppress(_EnoughError):
             train(again, watch)
         return Repeated(then, _first_row(again.folder))

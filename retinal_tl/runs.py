@@ -10,31 +10,18 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from retinal_tl.batches import (
-    any_lesion_sources,
-    balance,
-    draw_patches,
-    draw_photos,
-    load_sources,
-    patch_batch,
-    photo_batch,
-    prepare_photos,
-    pseudo_label_sources,
-    square_batch,
-)
+from .batches import WHOLE, draw_patches, draw_photos
 from .cards import ClassifierCard, SegmenterCard, read_card, read_segmenter_card, write_card
-from .core import RetinalError, check_name, file_digest, how_many, printable, quiet
+from .core import RetinalError, check_name, file_digest, how_many, printable
 from .datasets import Dataset, Example
 from .images import write_png
-from .inference import classify_prepared, crop_maps, open_joined
-from .judging import area_over_tiles, area_under_roc, judge_classifier, judge_segmenter
+from .judging import judge_classifier, judge_segmenter
 from retinal_tl.leakage import (
     SEEN_FILES,
     Signatures,
@@ -43,146 +30,19 @@ from retinal_tl.leakage import (
     seen_signatures,
     write_signatures,
 )
-from .patches import PatchSource, with_hard_negatives
+from .lessons import Lesson, lesson_for, load_engine, network_of, some_tiles
 from .plans import Plan, plan
-from .preprocess import Prepared, prepare_file
+from .preprocess import prepare_file
 from .readers import open_data
 from .run_folders import first_card, hold, tell
-from .selection import cache_of, needs_pseudo_labels
-from .settings import Stage1, Stage2
-
-# %% ../nbs/35b_runs.ipynb #runs-lesson
-@dataclass(frozen=True)
-class _Lesson:
-    "What a training is fed and measured by."
-
-    make_batch: Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # epoch, step → inputs, targets
-    validate: Callable[[Any], dict[str, float]]  # Keras model → measures; the first decides
-    tiles: np.ndarray  # float32 (n, side, side, 3): real pictures, on which the ONNX file is checked
-
-
-_MEASURED_PHOTOS = 64  # of the validation photographs, after each epoch; all of them at the end
-_MEASURED_SQUARES = 256  # likewise, where squares have labels of their own
-_MEASURED_SOURCES = 24  # likewise, of a segmenter
-
-
-def _some_tiles(image: np.ndarray, side: int) -> np.ndarray:
-    "float32 (2, side, side, 3): two squares of a prepared photo."
-    image = np.asarray(image)
-    middle = max(0, (image.shape[0] - side) // 2)
-    picks = [image[top : top + side, middle : middle + side] for top in (middle, max(0, middle // 2))]
-    return np.stack(picks).astype(np.float32)
-
-# %% ../nbs/35b_runs.ipynb #runs-measures
-def _squares_auc(model: Any, squares: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    "The AUC of a classifier over batches of squares."
-    answers = np.concatenate([model.predict_on_batch(pictures)[:, 0] for pictures, _ in squares])
-    return area_under_roc(np.concatenate([truth for _, truth in squares])[:, 0] > 0, answers)
-
-
-def _photos_auc(model: Any, prepared: Sequence[Prepared], truth: np.ndarray, card: ClassifierCard) -> dict[str, float]:
-    "The AUC of a classifier over whole photographs."
-    predict = _engine().keras_predictor(model)
-    return area_under_roc(truth, np.array([classify_prepared(photo, predict, card) for photo in prepared]))
-
-
-def _tiles_aupr(
-    model: Any, judged: Sequence[PatchSource], lesions: Sequence[str], tile: tuple[int, int]
-) -> dict[str, float]:
-    "The AUPR of a segmenter over the tiles of photographs."
-    engine = _engine()
-    return area_over_tiles(engine.keras_predictor(model), judged, lesions, tile, engine.prediction_threads())
-
-# %% ../nbs/35b_runs.ipynb #runs-lesson1
-def _stage1_lesson(plan: Plan, card: ClassifierCard) -> _Lesson:
-    "Photographs or squares, half of them with a lesion; measured by the AUC."
-    settings, cache = plan.settings, cache_of(plan.settings)
-    assert isinstance(settings, Stage1)
-    learned, judged = plan.split.training, plan.split.validation
-    prepared = prepare_photos(judged, card.preprocessing, cache)
-    tiles = _some_tiles(prepared[0].image, settings.image_size)
-    if settings.labels == "patch":
-        sources, unseen = (any_lesion_sources(part, card.preprocessing, cache) for part in (learned, judged))
-        count = _MEASURED_SQUARES // settings.batch_size + 1
-        squares = [square_batch(unseen, settings, 0, step) for step in range(count)]
-        return _Lesson(
-            lambda epoch, step: square_batch(sources, settings, epoch, step),
-            lambda model: _squares_auc(model, squares),
-            tiles,
-        )
-    pictures, labels = prepare_photos(learned, card.preprocessing, cache), np.array([one.label for one in learned])
-    some = np.random.default_rng(settings.seed).permutation(len(judged))[:_MEASURED_PHOTOS]
-    truth = np.array([judged[i].label for i in some])
-    return _Lesson(
-        lambda epoch, step: photo_batch(pictures, labels, settings, epoch, step),
-        lambda model: _photos_auc(model, [prepared[i] for i in some], truth, card),
-        tiles,
-    )
-
-# %% ../nbs/35b_runs.ipynb #runs-lesson2
-def _stage2_lesson(plan: Plan, card: SegmenterCard, model: Any, report: Callable[[str], None]) -> _Lesson:
-    "Patches with the masks of the lesions; measured by the AUPR over the tiles of the validation photographs."
-    settings, cache = plan.settings, cache_of(plan.settings)
-    assert isinstance(settings, Stage2)
-    outlined = [one for one in plan.split.training if not needs_pseudo_labels(one)]
-    learned = load_sources(outlined, plan.lesions, card.preprocessing, cache)
-    some = np.random.default_rng(settings.seed).permutation(len(plan.split.validation))[:_MEASURED_SOURCES]
-    measured = [plan.split.validation[i] for i in sorted(some)]
-    judged = load_sources(measured, plan.lesions, card.preprocessing, cache)
-    if settings.hard_negative_share:
-        learned = _with_hard_negatives(learned, plan, model, report)
-    unlabelled = [one for one in plan.split.training if needs_pseudo_labels(one)]
-    if unlabelled:
-        learned = balance(learned, _pseudo_labelled(unlabelled, plan, card))
-    side, batch = settings.patch_size, settings.batch_size
-    return _Lesson(
-        lambda epoch, step: patch_batch(learned, settings, epoch, step),
-        lambda model: _tiles_aupr(model, judged, plan.lesions, (side, batch)),
-        _some_tiles(judged[0].image, side),
-    )
-
-
-def _with_hard_negatives(
-    learned: Sequence[PatchSource], plan: Plan, model: Any, report: Callable[[str], None]
-) -> list[PatchSource]:
-    "The photographs to learn from, with the places where the network of start_run sees lesions that are not there."
-    start = plan.parent("start")
-    assert start is not None
-    card = read_segmenter_card(start.folder, "start_run")
-    predict = _engine().run_predictor(start.folder, model)
-    found = [with_hard_negatives(source, predict, card.tile) for source in learned]
-    counts = {lesion: sum(len(one.hard_negatives[i]) for one in found) for i, lesion in enumerate(card.lesions)}
-    each = ", ".join(f"{count:,} pixels ({lesion.replace('_', ' ')})" for lesion, count in counts.items())
-    report(f"{card.name} is wrong at {each}.")
-    return found
-
-
-def _pseudo_labelled(examples: Sequence[Example], plan: Plan, card: SegmenterCard) -> list[PatchSource]:
-    "Photographs with the maps of a network in place of masks."
-    parent = plan.parent("pseudo_labels")
-    assert parent is not None
-    theirs = read_segmenter_card(parent.folder, "pseudo_label_run")
-    predict, threads = _predictor(parent.folder, theirs)
-    return pseudo_label_sources(
-        examples,
-        lambda prepared: crop_maps(prepared, predict, theirs),
-        card.preprocessing,
-        cache_of(plan.settings),
-        threads,
-    )
+from .selection import cache_of
+from .settings import Stage2
 
 # %% ../nbs/35b_runs.ipynb #runs-begin
-def _engine() -> ModuleType:
-    "The module that speaks with Keras, loaded, without TensorFlow's chatter, when the first network is needed."
-    with quiet():
-        from retinal_tl import engine
-    return engine
-
-
 def _network(plan: Plan, card: ClassifierCard | SegmenterCard) -> Any:
     "The Keras model, with the weights that it begins from."
     settings = plan.settings
-    _engine().prepare_engine(settings.seed)
+    load_engine().prepare_engine(settings.seed)
     from retinal_tl import model_files
 
     model = model_files.build_model(card, settings.precision, settings.l2)
@@ -226,8 +86,9 @@ def train(
     report: Callable[[str], None] = tell,  # is told what happens, a line at a time
 ) -> Path:  # the run folder, whose card says `trained`
     "Train what a plan says, from wherever an earlier try stopped. Raises `RetinalError` if that cannot be."
-    engine = _engine()
+    engine = load_engine()
     from retinal_tl.model_files import save_model
+    from retinal_tl.parallel import say
     from retinal_tl.training import fit, recipe_for
 
     folder = plan.folder
@@ -237,21 +98,31 @@ def train(
     write_card(folder, card)
     parts = how_many(len(plan.split.training), "photograph"), how_many(len(plan.split.validation), "photograph")
     report(f"{_title(plan)}: {parts[0]} to learn from, {parts[1]} to judge by.")
-    model = _network(plan, card)
-    if isinstance(card, SegmenterCard):
-        lesson = _stage2_lesson(plan, card, model, report)
-        picture = draw_patches(*lesson.make_batch(0, 0))
-    else:
-        lesson = _stage1_lesson(plan, card)
-        picture = draw_photos(*lesson.make_batch(0, 0))
-    write_png(folder / "figures" / "examples.png", picture)
-    history = fit(model, lesson.make_batch, lesson.validate, folder, recipe_for(plan.settings), report)
+    say(plan.run_id)
+    model, lesson = _begun(plan, card, report)
+    draw = draw_patches if isinstance(card, SegmenterCard) else draw_photos
+    write_png(folder / "figures" / "examples.png", draw(*lesson.make_batch(0, 0, WHOLE)))
+    history = fit(model, _shared(lesson, plan), lesson.validate, folder, recipe_for(plan.settings), report)
     files = save_model(model, folder, card, lesson.tiles)
     _write_seen(folder, plan)
     seconds = round(sum(row["seconds"] for row in history), 1)
     facts = replace(card.training, seconds=seconds, epochs=len(history))
     write_card(folder, replace(card, status="trained", files=files, training=facts))
     return folder
+
+
+def _begun(plan: Plan, card: ClassifierCard | SegmenterCard, report: Callable[[str], None]) -> tuple[Any, Lesson]:
+    "The Keras model with the weights that it begins from, and what it is fed; of each process that learns."
+    model = _network(plan, card)
+    return model, lesson_for(plan, card, model, report)
+
+
+def _shared(lesson: Lesson, plan: Plan) -> Callable[[int, int], tuple[np.ndarray, np.ndarray]]:
+    "Batches, or what this process is to make of them. Raises `RetinalError` if they cannot be divided."
+    from retinal_tl.parallel import own_share
+
+    share = own_share(plan.settings.batch_size)
+    return lambda epoch, step: lesson.make_batch(epoch, step, share)
 
 
 def _write_seen(folder: Path, plan: Plan) -> None:
@@ -311,7 +182,7 @@ def _judged(
     report: Callable[[str], None],
 ) -> Path:
     "The folder of a trained run, with its figures in it."
-    predict, threads = _predictor(folder, card)
+    predict, threads = network_of(folder, card)
     if isinstance(card, SegmenterCard):
         card = judge_segmenter(card, examples, predict, cache, folder, threads)
     else:
@@ -319,13 +190,6 @@ def _judged(
     write_card(folder, replace(card, status="finished"))
     report(f"{printable(folder)}: {_figures(card)} on {how_many(len(examples[0]), 'validation photograph')}.")
     return folder
-
-
-def _predictor(folder: Path, card: ClassifierCard | SegmenterCard) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
-    "The network of a trained run, or those of a joined one; and in how many threads it is asked."
-    if isinstance(card, SegmenterCard) and card.members:
-        return open_joined(folder, card).predict, 1
-    return _engine().run_predictor(folder), _engine().prediction_threads()
 
 
 def _figures(card: ClassifierCard | SegmenterCard) -> str:
@@ -345,9 +209,43 @@ def run(
     report: Callable[[str], None] = tell,  # is told what happens, a line at a time
 ) -> Path:  # the finished run's folder
     "Make a run, and what it builds on first. Raises `RetinalError` as soon as something is wrong."
+    settings = plan.settings
+    if settings.processes == 1:
+        return _run(plan, report)
+    load_engine()
+    from retinal_tl.parallel import say, together
+
+    with together(settings.processes, settings.process, str(settings.coordinator), report):
+        if settings.process == 0:
+            _run(plan, report)
+            say("")
+        else:
+            _help(plan)
+    return plan.folder
+
+
+def _help(plan: Plan) -> None:
+    "Learn along with the first process, whatever it trains, until it says that there is no more. Writes nothing."
+    from retinal_tl.parallel import hear
+    from retinal_tl.training import follow, recipe_for
+
+    plans = {one.run_id: one for one in (plan, *(parent.plan for parent in plan.parents)) if one is not None}
+    for identity in iter(hear, ""):
+        if identity not in plans:
+            raise RetinalError(
+                f"Process {plan.settings.process} has planned another run than the first: give both the same "
+                "parameters, photographs and packages."
+            )
+        planned = plans[identity]
+        model, lesson = _begun(planned, first_card(planned, ""), lambda line: None)
+        follow(model, _shared(lesson, planned), planned.folder, recipe_for(planned.settings))
+
+
+def _run(plan: Plan, report: Callable[[str], None]) -> Path:
+    "`run` in the first process, or in the only one."
     for parent in plan.parents:
         if parent.plan is not None and parent.plan.state != "finished":
-            run(parent.plan, report)
+            _run(parent.plan, report)
     for note in plan.notes:
         report(note)
     with hold(plan.folder, report):
@@ -393,7 +291,7 @@ def run_stage2(
 def forget_models() -> None:
     "Let go of the networks of the runs that were made, or the memory of fifty of them adds up."
     if "keras" in sys.modules:
-        _engine().forget_networks()
+        load_engine().forget_networks()
 
 # %% ../nbs/35b_runs.ipynb #runs-complete
 IN_USE = ("tile", "overlap", "flips", "coarse")  # what of a card can change after training
@@ -414,11 +312,11 @@ def complete_run(
     examples = _examples_of(card, folder, open_data(data, data_root, csv))
     cache = folder.parent / "cache"
     if not card.members and not (folder / "model.onnx").exists():
-        _engine().prepare_engine()
+        load_engine().prepare_engine()
         from retinal_tl.model_files import load_weights, save_onnx
 
         image = prepare_file(examples[0][0].photo, card.preprocessing, cache).image
-        save_onnx(load_weights(folder), folder, _some_tiles(image, card.tile))
+        save_onnx(load_weights(folder), folder, some_tiles(image, card.tile))
         card = replace(card, files={**card.files, "model.onnx": file_digest(folder / "model.onnx")})
         write_card(folder, card)  # a whole run, should the measuring be stopped
     if isinstance(card, SegmenterCard):

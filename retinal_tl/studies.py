@@ -24,13 +24,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from .backends import keras_backend
 from .cards import SegmenterCard, read_card
 from .core import RetinalError, check_name, plain, printable, write_text
 from .metrics import PixelHistogram
 from .plans import Plan
 from .run_folders import tell
 from .runs import forget_models, run
-from .settings import Stage1, Stage2, keras_backend, settings_for
+from .settings import Stage1, Stage2, settings_for
 from .uncertainty import interval, paired_difference
 from .workers import DIED, Crew, in_own_process, in_workers
 
@@ -154,6 +155,8 @@ def make_runs(
     crew: Crew | None = None,  # who does it; None: this process, one after the other
 ) -> dict[str, Path]:  # name of each plan → its finished run folder
     "Make what is not finished. Raises `RetinalError` as `run` does; with a crew when all others are made."
+    if any(planned.settings.processes > 1 for planned in plans.values()):
+        raise RetinalError("A study makes one run in one process: leave out processes, and give workers or scheduler.")
     wanted = {
         name: planned for name, planned in plans.items() if planned.state != "finished" or not planned.settings.resume
     }

@@ -10,21 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retinal_tl import backends
 from retinal_tl import settings as module
+from retinal_tl.backends import PRECISIONS, has_accelerator, keras_backend, resolved_precision
 from retinal_tl.cards import FLIPS
 from retinal_tl.core import LESIONS, RetinalError
 from retinal_tl.registries import ENCODERS, LOSSES, POOLINGS, TRANSFERS
 from retinal_tl.settings import (
     PHOTO_LABELS,
-    PRECISIONS,
     PRESETS,
     STAGES,
     Stage1,
     Stage2,
     choices,
-    has_accelerator,
-    keras_backend,
-    resolved_precision,
     settings_for,
     with_encoder,
 )
@@ -40,7 +38,8 @@ def test_what_is_no_number_gets_one_sentence_with_the_range(value):
             settings_for(stage, {name: value})
 
 
-def test_the_ends_of_a_range_are_in_it_and_what_lies_past_them_is_not():
+def test_the_ends_of_a_range_are_in_it_and_what_lies_past_them_is_not(monkeypatch):
+    monkeypatch.setattr(module, "check_processes", lambda *given: None)  # what fits what is another question
     for stage, name in NUMBERS:
         low, high = module._RANGES[name]
         others = dict(start_run="runs/a", lesion_share=0) if name == "hard_negative_share" else {}
@@ -173,7 +172,7 @@ def test_a_preset_leaves_nothing_open(preset):
         open_fields = {field.name for field in fields(stage) if field.default is None}
         assert set(PRESETS[preset][name]) <= open_fields
         left = {field for field in open_fields if getattr(made, field) is None}
-        assert left <= {"data_root", "csv", "split_seed", "fold", "start", "start_file"} | {
+        assert left <= {"data_root", "csv", "split_seed", "fold", "start", "start_file", "coordinator"} | {
             "stage1_run",
             "start_run",
             "pseudo_label_run",
@@ -189,11 +188,12 @@ def test_nothing_heavy_is_loaded():
     """Names of losses were looked up in a module that imports Keras, and `auto` was resolved by asking TensorFlow."""
     code = """
 import sys
+import retinal_tl.backends
 import retinal_tl.settings as settings
 light = {"keras", "tensorflow", "jax", "torch", "cv2", "numpy"} & set(sys.modules)
 for stage in (settings.Stage1, settings.Stage2):
     settings.settings_for(stage, dict(preset="paper", loss="bce+weighted_bce"))
-settings.resolved_precision()
+retinal_tl.backends.resolved_precision()
 print(sorted(light), sorted({"keras", "tensorflow", "jax", "torch"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -208,9 +208,9 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     for name in ("keras", "nvidia", "nvidia.cudnn", "jax_plugins"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(module, "_NVIDIA", (str(tmp_path / "nvidiactl"),))
-    monkeypatch.setattr(module, "_CPUINFO", str(tmp_path / "cpuinfo"))
-    monkeypatch.setattr(module, "find_library", lambda name: None)
+    monkeypatch.setattr(backends, "_NVIDIA", (str(tmp_path / "nvidiactl"),))
+    monkeypatch.setattr(backends, "_CPUINFO", str(tmp_path / "cpuinfo"))
+    monkeypatch.setattr(backends, "find_library", lambda name: None)
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
     yield tmp_path
     sys.modules.pop("nvidia", None)  # which a look for `nvidia.cudnn` leaves
@@ -269,7 +269,7 @@ def test_the_backend_is_that_of_keras(tmp_path):
     """The same before and after Keras is loaded, wherever it finds it written."""
     (tmp_path / "keras.json").write_text(json.dumps(dict(backend="jax")))
     code = """
-from retinal_tl.settings import keras_backend
+from retinal_tl.backends import keras_backend
 print(keras_backend())
 import keras
 print(keras.backend.backend(), keras_backend())

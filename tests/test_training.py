@@ -219,7 +219,7 @@ def test_a_terminal_has_a_bar_instead(clock):
 
 
 def test_the_training_computes_in_the_precision_that_the_plan_resolved():
-    from retinal_tl.settings import PRECISIONS, keras_backend, resolved_precision
+    from retinal_tl.backends import PRECISIONS, keras_backend, resolved_precision
     from retinal_tl.training import choose_precision, keras
 
     assert keras_backend() == keras.backend.backend()

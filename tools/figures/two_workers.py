@@ -22,9 +22,10 @@ import cv2
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "build"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "tests"))
 from batch_killed import contents, lines_of
+from soak import workers_of
+
 from retinal_tl.images import write_png
 from retinal_tl.synthetic import phantom
-from soak import workers_of
 from toy_runs import write_toy_run
 
 COMMAND = [sys.executable, "-c", "import sys; from retinal_tl.command import main; sys.exit(main())", "segment"]
