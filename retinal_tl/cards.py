@@ -52,6 +52,7 @@ class DataFacts:
     same_eyes: tuple[tuple[str, str, float], ...] = ()  # two photographs that were found to show one eye, similarity
     leaks_allowed: tuple[tuple[str, str, float], ...] = ()  # such pairs across the split, allowed by the caller
     unguarded: tuple[str, ...] = ()  # parents whose eyes could not be checked, allowed by the caller
+    left_out: tuple[str, ...] = ()  # photographs that nothing was done with: other runs are judged on their eyes
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ _LIMITS: dict[str, dict] = {  # of fields by name, or by class and name where th
         "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}} | _lesion_names
     },
 }
-_OPTIONAL = {"coarse", "export", "clip_limit", "tiles", "decoder", "start", "members", "readings"}
+_OPTIONAL = {"coarse", "export", "clip_limit", "tiles", "decoder", "start", "members", "readings", "left_out"}
 
 # %% ../nbs/24_cards.ipynb #cell-7
 def _schema_of(kind: Any) -> dict:

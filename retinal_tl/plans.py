@@ -161,7 +161,7 @@ def _identified(
     return Plan(stage, settings, backend, guarded, parents, identity, unguarded, (*notes, *guarded.problems), weights)
 
 # %% ../nbs/33b_plans.ipynb #plans-stage1
-def _plan_stage1(parameters: Mapping[str, object]) -> Plan:
+def _plan_stage1(parameters: Mapping[str, object], kept_back: Known | None = None) -> Plan:
     "The plan of a classifier."
     parameters = _like_the_start(parameters)
     settings = settings_for(Stage1, parameters)
@@ -170,7 +170,8 @@ def _plan_stage1(parameters: Mapping[str, object]) -> Plan:
     dataset = open_data(settings.data, settings.data_root, settings.csv)
     settings, examples, chosen = labelled_examples(settings, parameters, dataset)
     known, unguarded = _known_to(parents, settings.allow_leaks)
-    guarded = guarded_split(examples, split_options(settings), known, cache_of(settings))
+    options = replace(split_options(settings), kept_back=kept_back or Known())
+    guarded = guarded_split(examples, options, known, cache_of(settings))
     notes = (*dataset.problems, *dataset.notes, *chosen)
     return _identified("stage1", settings, guarded, parents, unguarded, notes)
 
@@ -328,7 +329,7 @@ def _cannot_tell(parent: ParentRun, error: RetinalError) -> str:
     )
 
 # %% ../nbs/33b_plans.ipynb #plans-plan
-def _plan_stage2(parameters: Mapping[str, object], stage1: Plan | None = None) -> Plan:
+def _plan_stage2(parameters: Mapping[str, object], stage1: Plan | None = None, kept_back: Known | None = None) -> Plan:
     "The plan of a segmenter."
     parameters = _like_the_start(parameters)
     settings = settings_for(Stage2, parameters)
@@ -339,7 +340,7 @@ def _plan_stage2(parameters: Mapping[str, object], stage1: Plan | None = None) -
     parents = tuple(parent for parent in found if parent is not None)
     dataset = open_data(settings.data, settings.data_root, settings.csv)
     known, unguarded = _known_to(parents, settings.allow_leaks)
-    guarded = divide_outlined(dataset, settings, known)
+    guarded = divide_outlined(dataset, settings, known, kept_back.names if kept_back else frozenset())
     notes = (*dataset.problems, *dataset.notes, *([said] if said else []))
     return _identified("stage2", settings, guarded, parents, unguarded, notes)
 
@@ -348,11 +349,12 @@ def plan(
     stage: str,  # 'stage1' or 'stage2'
     parameters: Mapping[str, object],  # of `Stage1` or `Stage2`, by name; None leaves one to the preset
     stage1: Plan | None = None,  # for stage 2: a plan of stage 1 to build on, finished or not
+    kept_back: Known | None = None,  # judge stage 2, these and no others; their eyes are left out of stage 1
 ) -> Plan:  # to be looked at, and handed to `run`
     "What would be trained. Raises `RetinalError` for everything that can be wrong about a run before it begins."
     if stage not in ("stage1", "stage2"):
         raise RetinalError(f"There is no stage {stage!r}; give 'stage1' or 'stage2'.")
-    return _plan_stage1(parameters) if stage == "stage1" else _plan_stage2(parameters, stage1)
+    return _plan_stage1(parameters, kept_back) if stage == "stage1" else _plan_stage2(parameters, stage1, kept_back)
 
 # %% ../nbs/33b_plans.ipynb #plans-explain
 def _explanation(plan: Plan) -> list[str]:
@@ -382,6 +384,9 @@ def _data_lines(plan: Plan) -> list[tuple[str, str]]:
             lines.append((title, f"{how_many(len(examples), 'photograph')} of {how_many(eyes, 'eye')} ({each})"))
     together = how_many(len(plan.guarded.same_eyes), "pair")
     lines.append(("eyes", f"{together} of photographs that show the same eye, each kept on one side"))
+    if plan.guarded.left_out:
+        others = how_many(len(plan.guarded.left_out), "photograph")
+        lines.append(("left out", f"{others} of eyes that other runs are judged on"))
     if plan.guarded.leaks or plan.unguarded:
         leaks = f"{how_many(len(plan.guarded.leaks), 'pair')} of the same eye on both sides"
         lines.append(

@@ -105,9 +105,8 @@ def _data_facts(plan: Plan) -> DataFacts:
         eyes |= set(read_card(parent.folder).data.training_eyes)
     photos = sum(len(getattr(plan.split, part)) for part in _PARTS)
     guarded = plan.guarded
-    return DataFacts(
-        plan.settings.data, photos, tuple(sorted(eyes)), named(guarded.same_eyes), named(guarded.leaks), plan.unguarded
-    )
+    pairs = named(guarded.same_eyes), named(guarded.leaks)
+    return DataFacts(plan.settings.data, photos, tuple(sorted(eyes)), *pairs, plan.unguarded, guarded.left_out)
 
 
 def _versions() -> dict[str, str]:

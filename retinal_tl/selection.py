@@ -78,15 +78,16 @@ def divide_outlined(
     dataset: Dataset,  # to choose from
     settings: Stage2,  # say which lesions, and whether there are pseudo-labels
     known: Known,  # what earlier runs have learned from
+    judged: frozenset[str] = frozenset(),  # names of the photographs to judge on; none: drawn
 ) -> GuardedSplit:  # those that need pseudo-labels come last in training
     "Outlined photographs on both sides of a split; the others are only learned from. Raises `RetinalError`."
     outlined = _outlined(dataset, settings)
     healthy = [example for example in dataset.examples if example.label is False and not example.masks]
     unlabelled = [one for one in dataset.examples if settings.pseudo_label_run and one.label and not one.masks]
-    options = split_options(settings)
+    options = replace(split_options(settings), judged=judged)
     guarded = guarded_split([*outlined, *healthy], options, known, cache_of(settings), never_judged=unlabelled)
-    judged = {part: _with_masks(getattr(guarded.split, part)) for part in ("validation", "test")}
-    if not judged["validation"]:
+    masked = {part: _with_masks(getattr(guarded.split, part)) for part in ("validation", "test")}
+    if not masked["validation"]:
         raise RetinalError("No outlined photographs are left to validate on; give another stage1_run or more data.")
     learned = _pseudo_labelled_last(guarded.split.training)
     if settings.pseudo_label_run and not any(map(needs_pseudo_labels, learned)):
@@ -94,7 +95,7 @@ def divide_outlined(
             "pseudo_label_run is for photographs that show a lesion and have no outlines; "
             f"{settings.data} has none of an eye that is not judged. Give other data, or leave it out."
         )
-    split = Split(learned, judged["validation"], judged["test"])
+    split = Split(learned, masked["validation"], masked["test"])
     return replace(guarded, split=split if settings.training_photos is None else _fewer(split, settings))
 
 

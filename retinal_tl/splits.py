@@ -13,7 +13,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -106,6 +106,13 @@ def _drawn(
     return {eye: "validation" if eye in drawn else "training" for eye in eyes}
 
 # %% ../nbs/09_splits.ipynb #cell-94
+def _in_parts(examples: Iterable[Example], parts: Mapping[str, str]) -> Split:
+    "The split in which each eye has its part."
+    ordered = sorted(examples, key=lambda example: (example.source, example.eye, str(example.photo)))
+    of_part = lambda part: tuple(example for example in ordered if parts[example.eye] == part)
+    return Split(of_part("training"), of_part("validation"), of_part("test"))
+
+
 def split_examples(
     examples: Iterable[Example],  # of one data set or of several, in any order
     validation: float = 0.2,  # share of the photographs outside the test that is for validation
@@ -123,9 +130,7 @@ def split_examples(
     if count < 2:
         raise RetinalError(f"There are too few eyes to split: {count} outside the test; give at least 2.")
     parts |= _drawn(rest, parts, validation, seed, fold)
-    ordered = sorted(examples, key=lambda example: (example.source, example.eye, str(example.photo)))
-    of_part = lambda part: tuple(example for example in ordered if parts[example.eye] == part)
-    split = Split(of_part("training"), of_part("validation"), of_part("test"))
+    split = _in_parts(examples, parts)
     empty = "training" if not split.training else "validation" if not split.validation else ""
     if empty:
         raise RetinalError(f"No eye is left for {empty}; give more data, or pin fewer eyes to training.")
@@ -220,10 +225,10 @@ def content_digests(
 # %% ../nbs/09_splits.ipynb #sp-guarded-classes
 @dataclass(frozen=True)
 class Known:
-    "What earlier runs have learned from, which must not be judged on."
+    "Eyes that are taken: earlier runs have learned from them, or other runs are judged on them."
 
     eyes: frozenset[str] = frozenset()  # as in `Example`
-    signatures: tuple[Signatures, ...] = ()  # of their training photographs, one set for each run
+    signatures: tuple[Signatures, ...] = ()  # of the photographs, one set for each run
     names: frozenset[str] = frozenset()  # of photographs, as in `Example`
 
 
@@ -235,6 +240,8 @@ class SplitOptions:
     seed: int = 0  # the same seed gives the same split
     fold: int = 0  # see `split_examples`
     allow_leaks: bool = False  # go on although an eye is both learned from and judged on
+    judged: frozenset[str] = frozenset()  # names of the photographs to judge on, instead of a drawing
+    kept_back: Known = Known()  # what other runs are judged on: photographs of such eyes are left out
 
 
 @dataclass(frozen=True)
@@ -246,6 +253,7 @@ class GuardedSplit:
     leaks: tuple[Pair, ...]  # an eye that is learned from and judged on; empty unless allowed
     signatures: Signatures  # of the training photographs, for the runs that begin with this one
     problems: tuple[str, ...]  # a sentence for each photograph that could not be read, and is left out
+    left_out: tuple[str, ...] = ()  # photographs whose eyes were kept back
 
 # %% ../nbs/09_splits.ipynb #sp-guarded-code
 def _search_remembered(cache: Path, first: Signatures, second: Signatures | None = None) -> list[Pair]:
@@ -274,6 +282,34 @@ def _read(examples: Sequence[Example], cache: Path) -> tuple[list[Example], Sign
     return [example for example in examples if example.name in read], signatures, problems
 
 
+def _eyes_shown(
+    examples: Sequence[Example], signatures: Signatures, known: Known, search: Callable[..., list[Pair]]
+) -> frozenset[str]:
+    "The eyes among the examples' that are known: by the photograph's name, by the eye's, or by its vessels."
+    theirs = join_signatures(*known.signatures)
+    seen = known.names | set(theirs.names) | {pair.first for pair in search(signatures, theirs)}
+    return frozenset(one.eye for one in examples if one.name in seen or one.eye in known.eyes)
+
+
+def _split_named(examples: Sequence[Example], options: SplitOptions, pinned: frozenset[str]) -> Split:
+    "A split whose validation photographs are named."
+    by_name = {example.name: example for example in examples}
+    for name in sorted(options.judged):
+        if name not in by_name:
+            raise RetinalError(
+                f"{printable(name)} is to be judged on and is not among the photographs; give the same data."
+            )
+        if by_name[name].eye in pinned and not options.allow_leaks:
+            raise RetinalError(
+                f"{printable(name)} is to be judged on, and a run that this one begins with has learned from that eye; "
+                "keep it back there, too."
+            )
+    tested = {example.eye for example in examples if example.source.endswith("/test")}
+    parts = {example.eye: "test" if example.eye in tested else "training" for example in examples}
+    parts |= {by_name[name].eye: "validation" for name in options.judged}
+    return _in_parts(examples, parts)
+
+
 def _split_around(
     examples: Sequence[Example], options: SplitOptions, pinned: frozenset[str], apart: frozenset[str]
 ) -> Split:
@@ -284,7 +320,10 @@ def _split_around(
             "No photographs are left to validate on: the runs that this one begins with have learned from all of these "
             "eyes. Give other runs to begin with, or more data."
         )
-    split = split_examples(free, options.validation, options.seed, pinned, options.fold)
+    if options.judged:
+        split = _split_named(free, options, pinned)
+    else:
+        split = split_examples(free, options.validation, options.seed, pinned, options.fold)
     judged = {example.eye for example in split.validation + split.test}
     others = tuple(example for example in examples if example.name in apart and example.eye not in judged)
     return replace(split, training=split.training + others)
@@ -303,11 +342,13 @@ def guarded_split(
     search = functools.partial(_search_remembered, cache)
     pairs, learned = search(signatures), join_signatures(*known.signatures)
     together = merge_eyes(readable, pairs)
-    seen = known.names | set(learned.names) | {pair.first for pair in search(signatures, learned)}
-    pinned = {example.eye for example in together if example.name in seen or example.eye in known.eyes}
+    taken = _eyes_shown(together, signatures, options.kept_back, search)
+    left_out = tuple(sorted(example.name for example in together if example.eye in taken))
+    together = [example for example in together if example.eye not in taken]
+    pinned = _eyes_shown(together, signatures, known, search)
     apart = frozenset(example.name for example in never_judged)
-    split = _split_around(together, options, frozenset(pinned), apart)
+    split = _split_around(together, options, pinned, apart)
     training = signatures.only(example.name for example in split.training)
     judged = signatures.only(example.name for example in split.validation + split.test)
     leaks = guard(join_signatures(training, learned), judged, options.allow_leaks, search)
-    return GuardedSplit(split, tuple(pairs), tuple(leaks), training, tuple(problems))
+    return GuardedSplit(split, tuple(pairs), tuple(leaks), training, tuple(problems), left_out)

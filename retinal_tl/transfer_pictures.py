@@ -13,7 +13,7 @@ import numpy as np
 
 from .pictures import markdown_table
 from .registries import ENCODERS, TRANSFERS
-from .transfer_study import learning_curves
+from .transfer_study import MEAN, learning_curves
 
 # %% ../nbs/38_transfer_pictures.ipynb #cell-42
 ARM_COLORS = {"scratch": "tab:gray", "frozen": "tab:blue", "finetune": "tab:orange"}
@@ -26,6 +26,12 @@ def _color(arm: str) -> str:
     others = [name for name in TRANSFERS if name not in ARM_COLORS]
     free = ("tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:cyan")
     return free[others.index(arm) % len(free)] if arm in others else "black"
+
+
+def _together(found: Sequence[Mapping]) -> list[Mapping]:
+    "Rows or comparisons; where a network has several lesions, those of their mean."
+    several = any(one.get("lesion") == MEAN for one in found)
+    return [one for one in found if not several or one["lesion"] == MEAN]
 
 
 def plot_learning(
@@ -63,7 +69,8 @@ def plot_photos(
 
     figure = Figure(figsize=(4.8, 3.2), dpi=75, layout="constrained")
     axes = figure.add_subplot(xlabel="photographs learned from", ylabel="AUPR, whole photographs", xscale="log")
-    ends = [row for row in results["rows"] if row["measured"] == "at the end" and row["encoder"] == results["encoder"]]
+    ends = [row for row in _together(results["rows"]) if row["measured"] == "at the end"]
+    ends = [row for row in ends if row["encoder"] == results["encoder"]]
     counts = sorted({row["photos"] for row in ends})
     for arm in dict.fromkeys(row["arm"] for row in ends):
         values = {
@@ -85,7 +92,7 @@ def plot_attention(
     "AUPR at the end without and with CBAM, one line a seed."
     from matplotlib.figure import Figure
 
-    ends = [row for row in results["rows"] if row["measured"] == "at the end" and row["all_photos"]]
+    ends = [row for row in _together(results["rows"]) if row["measured"] == "at the end" and row["all_photos"]]
     arms = list(dict.fromkeys(row["arm"] for row in ends))
     figure = Figure(figsize=(2 * len(arms), 2.6), dpi=75, layout="constrained")
     for axes, arm in zip(figure.subplots(1, len(arms), sharey=True, squeeze=False)[0], arms):
@@ -126,7 +133,7 @@ def comparisons_table(
         "95 % over photographs",
     ]
     found = sorted(
-        (one for one in results["comparisons"] if one["minus"] == minus),
+        (one for one in _together(results["comparisons"]) if one["minus"] == minus and one["aupr"] is not None),
         key=lambda one: (one["encoder"], one["photos"]),
     )
     between = lambda interval: "" if interval is None else f"{interval[0]:z.3f} to {interval[1]:z.3f}"

@@ -19,15 +19,18 @@ import pytest
 
 from retinal_tl.cards import read_card, write_card
 from retinal_tl.core import RetinalError, file_digest
-from retinal_tl.leakage import write_signatures
+from retinal_tl.leakage import read_signatures, write_signatures
 from retinal_tl.metrics import BINS, PixelHistogram, average_precision, pixel_histogram
 from retinal_tl.paper_tables import Tables, run_tables, table_plans
 from retinal_tl.plans import Plan
 from retinal_tl.run_folders import first_card
+from retinal_tl.selection import cache_of
+from retinal_tl.start_pictures import lesions_table, plot_starts, seconds_table, starts_table
 from retinal_tl.studies import read_results, study_parameters
 from retinal_tl.synthetic import write_synthetic
+from retinal_tl.transfer_arms import STUDIED_STARTS, Transfer, transfer_plans
 from retinal_tl.transfer_pictures import plot_attention, plot_learning, plot_photos
-from retinal_tl.transfer_study import Transfer, run_transfer, transfer_plans
+from retinal_tl.transfer_study import run_transfer
 from toy_runs import toy_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -129,6 +132,8 @@ class Double:
         (folder / "model.keras").write_text(plan.run_id)
         files = {name: file_digest(folder / name) for name in ("model.onnx", "model.keras")}
         write_signatures(folder / "signatures.npz", plan.guarded.signatures)
+        judged = {one.name: one.photo for one in plan.split.validation}
+        write_signatures(folder / "validation_signatures.npz", read_signatures(judged, cache_of(plan.settings))[0])
         figures = self._segmenter(plan, folder, names) if plan.lesions else self._classifier()
         card = first_card(plan, "a double")
         training = replace(card.training, seconds=10.0, epochs=plan.settings.epochs)
@@ -141,8 +146,21 @@ class Double:
         return dict(validation=figures | dict(accuracy_interval=[0.5, 1.0], auc_interval=[0.75, 1.0]))
 
     def _segmenter(self, plan: Plan, folder: Path, names: list[str]) -> dict:
-        settings, [lesion] = plan.settings, plan.lesions
+        settings, first = plan.settings, plan.parent("stage1")
         skill = self.LEVEL[settings.transfer] + np.log10(len(plan.split.training)) / 4 + settings.seed / 10
+        begun = [plan, first.plan if first else None]
+        skill += 0.8 * any(one is not None and one.weights is not None for one in begun)
+        figures = {lesion: self._lesion(plan, folder, lesion, names, skill) for lesion in plan.lesions}
+        several = [f"aupr_{lesion}" for lesion in plan.lesions] if len(plan.lesions) > 1 else []
+        each = [one["aupr"] for one in figures.values()]
+        rows = [",".join(map(str, ["epoch", "loss", "learning_rate", "aupr", *several, "seconds"]))]
+        for i in range(settings.epochs):
+            on_the_way = [aupr * (i + 1) / settings.epochs for aupr in (np.mean(each), *each[: len(several)])]
+            rows.append(",".join(map(str, [i + 1, 1, 0.001, *on_the_way, 2.5])))
+        (folder / "history.csv").write_text("\n".join(rows) + "\n")
+        return dict(validation=figures)
+
+    def _lesion(self, plan: Plan, folder: Path, lesion: str, names: list[str], skill: float) -> dict:
         counted = {}
         for i, name in enumerate(names):
             rng = np.random.default_rng(i)
@@ -153,12 +171,10 @@ class Double:
         levels = counted[names[0]].levels
         np.savez(folder / f"{lesion}_histograms.npz", names=np.array(names), counts=counts, levels=levels)
         aupr = average_precision(sum(counted.values()))
-        rows = [f"{i + 1},1,0.001,{aupr * (i + 1) / settings.epochs},2.5\n" for i in range(settings.epochs)]
-        (folder / "history.csv").write_text("epoch,loss,learning_rate,aupr,seconds\n" + "".join(rows))
         each = [dict(name=name, aupr=average_precision(one)) for name, one in counted.items()]
         figures = dict(aupr=aupr, dice=0.5, accuracy=0.9, sensitivity=0.8, specificity=0.95, trivial_accuracy=0.95)
         intervals = dict(aupr_interval=[aupr / 2, aupr * 1.5], dice_interval=[0.25, 0.75])
-        return dict(validation={lesion: figures | intervals | dict(images=len(names), per_image=each, threshold=0.5)})
+        return figures | intervals | dict(images=len(names), per_image=each, threshold=0.5)
 
 
 @pytest.fixture
@@ -192,6 +208,63 @@ def test_the_study_finds_what_was_put_into_it(places):
     assert {"data", "split", "hardware", "versions", "commit", "runs"} <= set(origin)
     assert len(origin["runs"]) == len(double.trained) and len(results["stage1"]) == 6
     assert {row["run"] for row in results["rows"]} <= {run["folder"] for run in origin["runs"].values()}
+
+
+STARTS = TINY | dict(
+    lesion="all",
+    encoder="efficientnet_lite0",
+    width=1,
+    starts="+".join(STUDIED_STARTS),
+    photos="1",
+    seeds=2,
+    stage1_data="csv",
+    phantoms_data="folder",
+)
+
+
+def test_starts_are_judged_on_eyes_that_none_has_seen(places, phantoms, tmp_path):
+    """The photographs of stage 1 show the same eyes under other names; natural images are worth something."""
+    drawn = str(write_synthetic(tmp_path / "drawn", count=6, size=160, seed=3, workers=2))
+    begun = STARTS | places | dict(stage1_data_root=phantoms, phantoms_data_root=drawn, longer=8)
+    double = Double()
+    path = run_transfer(silent, double, **begun)
+    assert path.name == "starts_folder.json"
+    results = read_results(path)
+    guard, ends = results["guard"], [row for row in results["rows"] if row["measured"] == "at the end"]
+    assert guard["runs"] == len(double.trained) == 2 * (4 + 2 * 12 + 2)
+    of_eyes = [guard["left_out"][one["run"]] for one in results["stage1"] if one["data"] == "csv"]
+    assert len(of_eyes) == 2 * 2 and set(of_eyes) == {len(guard["judged"])}
+    starts = {(row["start"], row["arm"]) for row in ends}
+    assert len(starts) == 12 and {start for start, _ in starts} == set(STUDIED_STARTS)
+    assert {row["lesion"] for row in ends} == {"exudates", "hemorrhages", "microaneurysms", "soft_exudates", "mean"}
+    gains = {
+        (one["start"], one["arm"], one["minus"]): one["aupr"]
+        for one in results["comparisons"]
+        if one["lesion"] == "mean" and one["all_photos"] and one["steps"] == 4 and one["minus"]
+    }
+    assert gains["natural", "finetune", "scratch"] > gains["eyes", "finetune", "scratch"] > 0
+    assert gains["natural_eyes", "frozen", "natural"] == pytest.approx(0)
+    assert gains["eyes", "frozen", "natural"] < 0 and ("random", "scratch", "natural") not in gains
+    assert {arm for start, arm, minus in gains if start == "random"} == {"frozen"}
+    equal = {(one["arm"], one["minus"]): one for one in results["equal_seconds"]}
+    # 10 seconds of stage 1 and 5 of stage 2; scratch, 16 epochs of 2.5 seconds, has had 6 of them by then
+    assert equal["eyes, finetune", "scratch"]["seconds"] == 15 and equal["eyes, finetune", "scratch"]["ended"] == 0
+    assert equal["eyes, finetune", "scratch"]["aupr"] > 0 > equal["eyes, frozen", "natural, finetune"]["aupr"] - 1
+    assert len(plot_starts(results).axes[0].lines) == 12 and "all " in starts_table(results, "scratch")
+    assert "soft exudates" in lesions_table(results) and seconds_table(results).count("\n") == 1 + 11 + 11
+    run_transfer(silent, double, **begun)
+    assert len(double.trained) == guard["runs"]  # nothing is made twice
+
+
+def test_starts_that_cannot_be(places):
+    for wrong, part in [
+        (dict(encoder="vgg16"), "No package has weights of vgg16"),
+        (dict(width=0.5), "give width 1"),
+        (dict(starts="natural+eyes"), "lacks 'random'"),
+        (dict(starts="random+nature"), "natural"),
+    ]:
+        with pytest.raises(RetinalError, match=part):
+            run_transfer(silent, **STARTS | places | wrong)
 
 
 def states(small: dict, **changes: object) -> list[str]:
