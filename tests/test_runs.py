@@ -124,6 +124,19 @@ def stage2_process(phantoms: Path, stage1: Path, output: Path) -> subprocess.Pop
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def test_a_run_on_jax_is_judged_and_ends(phantoms, tmp_path):
+    """There is no network file before it is judged, as TensorFlow has one."""
+    parameters = STAGE2 | dict(data_root=str(phantoms), output=str(tmp_path), transfer="scratch", epochs=1, width=0.02)
+    code = f"from retinal_tl.runs import run_stage2; run_stage2(lambda line: print(line, flush=True), **{parameters!r})"
+    jax = os.environ | dict(KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=jax)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-1000:]
+    [run] = tmp_path.glob("stage2-*")
+    card = read_card(run)  # a finished one
+    assert card.training.backend == "jax" and 0 < card.metrics["validation"]["hemorrhages"]["aupr"] <= 1
+    check_files(run, card)
+
+
 def history(run: Path) -> list[dict]:
     with open(run / "history.csv", newline="") as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
