@@ -153,7 +153,7 @@ def _with_hard_negatives(
     start = plan.parent("start")
     assert start is not None
     card = read_segmenter_card(start.folder, "start_run")
-    predict = load_engine().runnetwork_of(start.folder, model)
+    predict = load_engine().run_predictor(start.folder, model)
     found = [with_hard_negatives(source, predict, card.tile) for source in learned]
     counts = {lesion: sum(len(one.hard_negatives[i]) for one in found) for i, lesion in enumerate(card.lesions)}
     each = ", ".join(f"{count:,} pixels ({lesion.replace('_', ' ')})" for lesion, count in counts.items())
