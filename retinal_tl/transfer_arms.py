@@ -88,9 +88,9 @@ def transfer_plans(
     stage2: Mapping[str, object],  # likewise
 ) -> dict[str, Plan]:  # by name, stage 1 before what needs it
     "What the study needs: the arms on all photographs first, then on small numbers of them, then attention."
-    encoder, plans = encoder_for(study, stage2), dict[str, Plan]()
     if study.starts is not None:
         return start_plans(study, stage1, stage2)
+    encoder, plans = encoder_for(study, stage2), dict[str, Plan]()
     for photos in (None, *several(study.photos)):
         plans |= _arms(study, (stage1, stage2), encoder, photos, plans)
     if study.attention and study.stage1_run is None:
@@ -191,10 +191,10 @@ def stage1_parameters(
     what, natural = STUDIED_STARTS[start]
     asked = {**stage1} | (dict(start="natural") if natural else {})
     if what == "phantoms":
-        own = {one.name.removeprefix("phantoms_"): getattr(study, one.name) for one in fields(study)}
-        own = {name: value for name, value in own.items() if hasattr(study, f"phantoms_{name}")}
         asked = {name: value for name, value in asked.items() if name not in ("data", "data_root", "csv")}
-        asked |= {name: value for name, value in own.items() if value is not None}
+        for own in (one.name for one in fields(study) if one.name.startswith("phantoms_")):
+            if getattr(study, own) is not None:
+                asked[own.removeprefix("phantoms_")] = getattr(study, own)
     return asked
 
 
@@ -232,7 +232,7 @@ def _transfers(study: Transfer, start: str) -> list[str]:
 
 
 def _check_natural(study: Transfer, encoder: str) -> None:
-    "Raise where an encoder has no weights from natural images, or where phantoms would stand for eyes."
+    "Raise `RetinalError` where an encoder has no weights from natural images."
     starts = several(study.starts, STUDIED_STARTS)
     if any(STUDIED_STARTS[start][1] for start in starts) and not ENCODERS.needs(encoder).get("natural"):
         able = [name for name in ENCODERS if ENCODERS.needs(name).get("natural")]

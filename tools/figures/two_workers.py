@@ -4,7 +4,7 @@
 
 The first number is of small phantoms that a toy network outlines (`tests/toy_runs.py`) once in one process and once by
 two workers, of which one is killed at a third and one at two thirds of the way: every file is compared. The second is
-of phantoms of eight megapixels that the built-in fast model outlines with one worker on one core, and with two, which
+of phantoms of eight megapixels, which `segment --quality fast` outlines with one worker on one core, and with two that
 share two cores; nothing else should run beside that.
 """
 
