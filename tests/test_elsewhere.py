@@ -12,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
+import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -151,8 +152,11 @@ def test_a_batch_that_is_killed_goes_on_from_a_url(place):
     deadline = time.monotonic() + 120
     while lines() < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=60)  # they end by themselves, and may leave a copy until then
+    assert not alive
     assert not Path("found/report.csv").exists() and Path("found/.retinal_tl/holder.json").exists()
     again = subprocess.run([*PROCESS, *words], capture_output=True, text=True)
     assert again.returncode == 0 and "4 photographs: 4 done" in again.stderr, again.stderr
