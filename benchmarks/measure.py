@@ -23,6 +23,7 @@ PACKAGES = (
     "scikit-learn",
     "torch",
     "monai",
+    "segmentation_models_pytorch",
     "keras",
     "tensorflow",
     "jax",
@@ -89,11 +90,12 @@ print(json.dumps(about | dict(status=done.returncode, said=done.stderr[-500:])))
 """
 
 
-def child(command: Sequence[str]) -> dict[str, float]:
-    """Seconds, processor seconds and most memory (GB) of a command, which must succeed."""
-    environment = os.environ | dict(PYTHONPATH=str(REPOSITORY))
+def child(command: Sequence[str], code: Path = REPOSITORY) -> dict[str, float]:
+    """Seconds, processor seconds and most memory (GB) of a command over the library in `code`, which must succeed."""
+    environment = os.environ | dict(PYTHONPATH=str(code))
     launched = [sys.executable, "-S", "-c", LAUNCHER, *command]
-    used = json.loads(subprocess.run(launched, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+    done = subprocess.run(launched, env=environment, cwd=code, stdout=subprocess.PIPE, check=True)
+    used = json.loads(done.stdout)
     if used["status"]:
         raise RuntimeError(f"{' '.join(command)} failed: {used['said']}")
     return used

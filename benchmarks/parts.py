@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import growing
+import libraries
 import numpy as np
 import peers
 import training
@@ -198,7 +199,7 @@ def _against_monai(model: str, plan: Plan) -> list[Row]:
         maps = [seen(image), crop_maps(image, run.predict, card)]
         between = float(np.abs(maps[0] - maps[1])[image.inside].mean())
         assert between < 1e-3, f"MONAI's maps differ by {between:.1e} on average"
-        found = alternate(ours, work, 2 if plan.quick else 3)
+        found = alternate(ours, work, plan.peer_rounds)
         said = f"networks {apart:.0e} apart, blended maps {between:.0e} on average (MONAI places tiles otherwise)"
         target = 2 if "torch" in name else None
         rows.append(
@@ -282,6 +283,9 @@ PARTS = {
     "network": network,
     "monai": peer_engines,
     "openvino": openvino,
+    "unet": libraries.unet,
+    "paper-patches": libraries.paper_patches,
+    "first-release": libraries.first_release,
     "batch": growing.batch,
     "start-up": growing.start_up,
     "growth": growing.growth,
@@ -299,6 +303,6 @@ def measure(names: list[str], quick: bool) -> Iterator[tuple[str, list[Row], str
                 rows = PARTS[name](Plan(Path(folder), quick))
             except ImportError as error:
                 extra = dict(jax="dev", keras="train", tensorflow="train").get(str(error.name), "bench")
-                why = f"{error.name} is not installed: pip install 'retinal_tl[{extra}]'"
+                why = f"{error.name} is not installed: pip install 'retinal_tl[{extra}]'" if error.name else str(error)
             print(f"{name}: {why or f'{time.monotonic() - begun:.0f} s'}", flush=True)
             yield name, rows, why

@@ -120,6 +120,15 @@ def torch_network(contents: bytes) -> Callable:
     return network
 
 
+def side_by_side(image: np.ndarray, side: int) -> np.ndarray:
+    """A square picture in patches (n, side, side, channels) that do not overlap, black beyond its edge."""
+    more = -len(image) % side
+    padded = np.pad(image, [(0, more), (0, more), (0, 0)])
+    count = len(padded) // side
+    rows = padded.reshape(count, side, count, side, -1)
+    return rows.swapaxes(1, 2).reshape(count**2, side, side, -1)
+
+
 def monai_maps(image: np.ndarray, network: Callable, tile: int, overlap: float, mirrors: list) -> np.ndarray:
     """The maps of a prepared photograph by MONAI's `sliding_window_inference`, the mean over its mirror images."""
     import torch

@@ -30,6 +30,11 @@ class Plan:
         """How often each of two takes its turn."""
         return 3 if self.quick else 7
 
+    @property
+    def peer_rounds(self) -> int:
+        """How often, where a turn takes many seconds."""
+        return 2 if self.quick else 3
+
 
 def some(plan: Plan) -> list[str]:
     """The networks that are looked at for long: the smaller one alone, where it is to be quick."""

@@ -132,8 +132,17 @@ def parameter_value(
     return text
 
 # %% ../nbs/49_command.ipynb #cell-43
-_MODULES = dict(stage1="runs", stage2="runs", tables="paper_tables", transfer="transfer_study", evaluate="evaluate")
-_STUDIES = dict(tables="Tables", transfer="Transfer")  # the parameters of a study beside those of the stages
+_MODULES = dict(
+    stage1="runs",
+    stage2="runs",
+    tables="paper_tables",
+    transfer="transfer_study",
+    folds="folds",
+    evaluate="evaluate",
+)
+_STUDIES = dict(
+    tables="Tables", transfer="Transfer", folds="Folds"
+)  # the parameters of a study beside those of the stages
 
 
 def run_command(
@@ -324,15 +333,15 @@ def _add_check_data(commands: Any) -> None:
 def _add_run(commands: Any) -> None:
     parser = commands.add_parser(
         "run",
-        help="train: stage1, stage2, or a study of many: tables, transfer; or evaluate",
+        help="train: stage1, stage2, or a study of many: tables, transfer, folds; or evaluate",
         description=(
             "Execute a run's notebook with papermill, or its function with --no-notebook. "
             "Example: retinal_tl run stage2 -p lesion exudates"
         ),
     )
     stage = (
-        "stage1 trains the classifier, stage2 the segmenter; tables and transfer train what the paper's tables and the "
-        "transfer study need; evaluate judges a model"
+        "stage1 trains the classifier, stage2 the segmenter; tables, transfer and folds train what the paper's tables, "
+        "the transfer study and a comparison of recipes need; evaluate judges a model"
     )
     value = "a parameter of the run; repeat it for others"
     pair, add = ("NAME", "VALUE"), parser.add_argument

@@ -305,9 +305,11 @@ def _known_to(parents: Sequence[ParentRun], allow_leaks: bool) -> tuple[Known, t
     for parent in parents:
         if parent.card is None and parent.plan is not None:
             training = parent.plan.split.training
-            eyes |= {example.eye for example in training}
-            names |= {example.name for example in training}
-            signatures.append(parent.plan.guarded.signatures)
+            before, silent = _known_to(parent.plan.parents, allow_leaks)  # of runs that it begins with itself
+            eyes |= {example.eye for example in training} | before.eyes
+            names |= {example.name for example in training} | before.names
+            signatures += [parent.plan.guarded.signatures, *before.signatures]
+            unguarded += silent
         elif parent.card is not None:
             eyes |= set(parent.card.data.training_eyes)
             eyes |= {eye for one in parent.card.parents for eye in one.training_eyes}

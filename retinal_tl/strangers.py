@@ -228,6 +228,9 @@ def run_network(
     try:
         return session.run(None, {session.get_inputs()[0].name: pictures}, options)[0]
     except Exception as error:
+        if len(pictures) > 1 and "memory" in str(error).lower():  # as of a GPU that has room for fewer
+            halves = np.array_split(pictures, 2)
+            return np.concatenate([run_network(session, half, name) for half in halves])
         raise RetinalError(f"{name} could not be run ({_first_line(error)}).") from None
     finally:
         done.set()

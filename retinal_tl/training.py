@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'PROGRESS_SECONDS', 'Recipe', 'recipe_for', 'choose_precision', 'learning_rates',
-           'one_operation_at_a_time', 'reseed', 'save_state', 'load_state', 'progress_line', 'fit', 'follow',
-           'write_history', 'curves']
+           'one_operation_at_a_time', 'reseed', 'progress_line', 'fit', 'follow', 'write_history', 'curves']
 
 # %% ../nbs/27_training.ipynb #cell-3
 import contextlib
@@ -15,7 +14,6 @@ import io
 import json
 import math
 import time
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +26,15 @@ import numpy as np
 from tqdm import tqdm
 
 from .backends import PRECISIONS, resolved_precision
+from retinal_tl.checkpoints import (
+    OncePerBatch,
+    in_parts,
+    lacks_memory,
+    load_state,
+    more_parts,
+    parts_of,
+    save_state,
+)
 from .core import RetinalError, available_cores, check_name, how_many, printable, write_text, writing
 from .encoders import encoder_of
 from .losses import make_loss
@@ -116,43 +123,6 @@ def reseed(
             state = np.random.default_rng((seed, epoch, i)).integers(2**31, size=2)
             generator.state.assign(state.astype(generator.state.dtype))
 
-# %% ../nbs/27_training.ipynb #cell-19
-def save_state(
-    path: Path,  # of the file, replaced whole
-    model: keras.Model,  # compiled
-    progress: dict,  # JSON: what else is needed to go on
-) -> None:
-    "Everything that a training needs to go on from here."
-    arrays: dict[str, Any] = {f"model_{i}": np.asarray(variable) for i, variable in enumerate(model.variables)}
-    arrays |= {f"optimizer_{i}": np.asarray(variable) for i, variable in enumerate(model.optimizer.variables)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path) as temporary:
-        with open(temporary, "wb") as file:
-            np.savez(file, progress=np.array(json.dumps(progress)), **arrays)
-
-
-def load_state(
-    path: Path,  # a file of `save_state`
-    model: keras.Model,  # compiled, of the same shape
-) -> dict:  # progress, as it was saved
-    "Set model and optimizer to a saved state. Raises `RetinalError` if it does not fit the model."
-    model.optimizer.build(model.trainable_variables)
-    variables = {f"model_{i}": variable for i, variable in enumerate(model.variables)}
-    variables |= {f"optimizer_{i}": variable for i, variable in enumerate(model.optimizer.variables)}
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            if set(saved.files) != set(variables) | {"progress"}:
-                raise ValueError
-            if any(saved[name].shape != tuple(variable.shape) for name, variable in variables.items()):
-                raise ValueError
-            for name, variable in variables.items():
-                variable.assign(saved[name])
-            return json.loads(str(saved["progress"]))
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise RetinalError(
-            f"{printable(path)} does not fit this model; delete the run folder or give another `output`."
-        ) from error
-
 # %% ../nbs/27_training.ipynb #pace
 PROGRESS_SECONDS = 10.0  # between two lines about one epoch; up to a minute where more than ten are left
 
@@ -233,11 +203,16 @@ def fit(
     fingerprint = _fingerprint(model, recipe)
     say("begun" if last.exists() else "new")
     history, best_epoch = _begun(last, learner, fingerprint)
-    pace = _Pace(recipe, report)
+    pace, before = _Pace(recipe, report), model.get_weights()
     while len(history) < recipe.epochs and len(history) - best_epoch < recipe.patience:
         began = time.time()
         say(f"{len(history)}")
-        row = _train_epoch(learner, make_batch, len(history), recipe, pace)
+        try:
+            row = _train_epoch(learner, make_batch, len(history), recipe, pace)
+        except Exception as error:
+            _learn_in_parts(learner, model, recipe, error, report)
+            load_state(last, model) if last.exists() else model.set_weights(before)
+            continue
         gather(learner, model)
         row |= {name: float(value) for name, value in validate(model).items()}
         pace.measured()
@@ -287,10 +262,30 @@ def _compiled(model: keras.Model, recipe: Recipe) -> keras.Model:
     return learner
 
 
-def _compile(model: keras.Model, recipe: Recipe) -> None:
+def _learn_in_parts(
+    learner: keras.Model, model: keras.Model, recipe: Recipe, error: Exception, report: Callable | None
+) -> None:
+    "Compile the model for smaller parts of a batch, if that can help against the error; else raise it, or why not."
+    if not lacks_memory(error):
+        raise error
+    now = parts_of(learner)
+    parts = more_parts(recipe.batch_size, now) if learner is model else 0
+    if not parts:
+        raise RetinalError(
+            "There is too little memory for a training step: give a smaller batch_size, or smaller pictures."
+        ) from error
+    if report:
+        report(
+            f"There is too little memory for {recipe.batch_size // now} pictures at once: each batch of "
+            f"{recipe.batch_size} is learned from in {parts} parts, and this epoch begins again."
+        )
+    _compile(model, recipe, parts)
+
+
+def _compile(model: keras.Model, recipe: Recipe, parts: int = 1) -> None:
     "Give the model its optimizer and its loss."
     model.compile(
-        optimizer=_optimizer(model, recipe),
+        optimizer=_optimizer(model, recipe, parts),
         loss=make_loss(recipe.loss),
         run_eagerly=_few_steps(recipe),
     )
@@ -298,14 +293,18 @@ def _compile(model: keras.Model, recipe: Recipe) -> None:
     model.optimizer.build(model.trainable_variables)
 
 
-def _optimizer(model: keras.Model, recipe: Recipe) -> keras.optimizers.Optimizer:
+def _optimizer(model: keras.Model, recipe: Recipe, parts: int) -> keras.optimizers.Optimizer:
     "Adam; where the encoder has a rate of its own, one that knows the encoder's weights."
     rates = learning_rates(recipe)
+    options: dict[str, Any] = dict(learning_rate=rates, clipnorm=1.0)
+    if parts > 1:
+        each = rates if recipe.schedule == "constant" else OncePerBatch(rates, parts)
+        options |= dict(learning_rate=each, gradient_accumulation_steps=parts)
     if recipe.encoder_rate == 1:
-        return keras.optimizers.Adam(rates, clipnorm=1.0)
+        return keras.optimizers.Adam(**options)
     encoder = {variable.path for variable in encoder_of(model).trainable_variables}
     slow = frozenset(i for i, variable in enumerate(model.trainable_variables) if variable.path in encoder)
-    return _TwoRates(slow, recipe.encoder_rate, learning_rate=rates, clipnorm=1.0)
+    return _TwoRates(slow, recipe.encoder_rate, **options)
 
 
 class _TwoRates(keras.optimizers.Adam):
@@ -360,10 +359,10 @@ def _train_epoch(model: keras.Model, make_batch: Callable, epoch: int, recipe: R
     "One epoch, with a bar on a terminal; the row of the history that it gives, without measures."
     reseed(model, recipe.seed, epoch)
     bar = tqdm(range(recipe.steps_per_epoch), desc=f"epoch {epoch + 1}/{recipe.epochs}", leave=False, disable=None)
-    losses = []
+    losses, parts = [], parts_of(model)
     with over_devices():
         for step, batch in zip(bar, _ahead(make_batch, epoch, recipe.steps_per_epoch)):
-            losses.append(model.train_on_batch(*batch))
+            losses.append(sum(model.train_on_batch(*part) for part in in_parts(batch, parts)) / parts)
             pace.step_made(epoch + 1, step + 1, bar)
     loss = float(np.mean(losses))
     if not np.isfinite(loss):
