@@ -170,8 +170,9 @@ def _against_monai(model: str, plan: Plan) -> list[Row]:
 
     from retinal_tl.findings import find_lesions, masks_at, write_findings
 
-    path, run = photograph(plan.folder, 12), load_run(NETWORKS[model], "segmenter")
-    card, rows = run.card, []
+    path, whole = photograph(plan.folder, 12), load_run(NETWORKS[model], "segmenter")
+    card, rows = replace(whole.card, coarse={}), []  # MONAI's window looks at one scale
+    run = replace(whole, card=card)
     converted = peers.torch_network((run.folder / "model.onnx").read_bytes())
     predict = lambda tiles: torch.from_numpy(
         run.predict(tiles.permute(0, 2, 3, 1).numpy()).transpose(0, 3, 1, 2).copy()
