@@ -334,7 +334,9 @@ def write_overlay(
         write_png(path, picture)
         return
     limit = MAX_OVERLAY * max(2, photo.shape[0] * photo.shape[1] / 1e6)
-    picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR, dst=picture)
+    for first in range(0, len(picture), 256):  # in place, which OpenCV does by a copy of what it is given
+        strip = picture[first : first + 256]
+        cv2.cvtColor(strip, cv2.COLOR_RGB2BGR, dst=strip)
     for quality in (90, 80, 70, 55, 40, 25):
         data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         if len(data) <= limit:
