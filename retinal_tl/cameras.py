@@ -77,5 +77,5 @@ def take(
     taken = np.clip(np.round(lit), 0, 255).astype(np.uint8)
     if shot.quality < 100:
         _, packed = cv2.imencode(".jpg", taken[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, shot.quality])
-        taken = cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1]
+        taken = cv2.cvtColor(cv2.imdecode(packed, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     return np.where(image.any(-1, keepdims=True), taken, 0).astype(np.uint8)

@@ -67,8 +67,12 @@ def _reading(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (RetinalError, MemoryError, OSError):
+    except (RetinalError, OSError):
         raise
+    except MemoryError:
+        raise RetinalError(
+            f"{name} is a DICOM file that takes more memory than there is, or claims to: export it again."
+        ) from None
     except Exception:
         raise RetinalError(f"{name} is a DICOM file that is damaged or cut short: export it again.") from None
     finally:

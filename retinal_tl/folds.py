@@ -10,8 +10,10 @@ __all__ = ['RECIPE', 'Pooled', 'MEAN', 'Folds', 'read_ideas', 'fold_plans', 'poo
 import json
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 from .cards import read_segmenter_card
@@ -20,10 +22,21 @@ from .evaluation import read_histograms
 from .metrics import PixelHistogram, average_precision
 from .pictures import markdown_table
 from .plans import Plan, plan
+from .registries import TRANSFERS
 from .run_folders import tell
 from .runs import run
-from .settings import Stage2, settings_for
-from .studies import check_study, make_runs, provenance, say_plans, to_the_last_step, write_results
+from .settings import Stage1, Stage2, settings_for
+from .splits import Known
+from retinal_tl.studies import (
+    check_study,
+    make_runs,
+    provenance,
+    say_plans,
+    study_parameters,
+    to_the_last_step,
+    write_results,
+)
+from .transfer_arms import kept_back
 from .uncertainty import Difference, interval, paired_difference
 from .workers import crew_of
 
@@ -33,7 +46,7 @@ RECIPE = "recipe"  # what the unchanged parameters are called beside the ideas
 
 @dataclass(frozen=True)
 class Folds:
-    "Parameters of `run_folds`, beside those of stage 2."
+    "Parameters of `run_folds`, beside those of the stages."
 
     folds: int = 5  # each is trained without its part of the eyes, and judged on it
     ideas: str | None = None  # what else is tried: 'clahe=rgb; patch_size=96 batch_size=64'
@@ -87,22 +100,37 @@ def _meant(text: str) -> object:
 # %% ../nbs/38b_folds.ipynb #fld-plans
 def fold_plans(
     study: Folds,  # see there
-    stage2: Mapping[str, object],  # parameters of stage 2, by name
-) -> tuple[dict[str, Plan], dict[str, list[str]]]:  # by name, what others build on first; idea → names of its folds
+    parameters: Mapping[str, object],  # of stage 2, and with `stage1_` before them of stage 1
+) -> tuple[dict[str, Plan], dict[str, list[str]]]:  # by name, stage 1 before what needs it; idea → names of its folds
     "What the recipe and the ideas need. Raises `RetinalError` if they could not be compared."
     plans: dict[str, Plan] = {}
     names: dict[str, list[str]] = {}
-    for idea, changes in {RECIPE: {}, **read_ideas(study.ideas or "")}.items():
-        names[idea] = [f"{idea}, fold {fold}" for fold in range(study.folds)]
-        for fold, name in enumerate(names[idea]):
-            own = dict(seed=study.seed, fold=fold, validation=1 / study.folds)
-            planned = plan("stage2", to_the_last_step(Stage2, {**stage2, **changes, **own}))
-            for parent in planned.parents:
-                if parent.plan is not None:
-                    plans[f"stage 1, {parent.plan.run_id}"] = parent.plan
-            plans[name] = planned
+    for fold in range(study.folds):
+        own = dict(seed=study.seed, fold=fold, validation=1 / study.folds)
+        back = kept_back(plan("stage2", _stage2_of({**parameters}) | own | dict(transfer="scratch")))
+        for idea, changes in {RECIPE: {}, **read_ideas(study.ideas or "")}.items():
+            name = f"{idea}, fold {fold}"
+            plans |= _of_fold(name, {**parameters, **changes}, own, back)
+            names.setdefault(idea, []).append(name)
     _check_comparable({idea: [plans[name] for name in found] for idea, found in names.items()})
     return plans, names
+
+
+def _stage2_of(parameters: Mapping[str, object]) -> dict:
+    "Those of stage 2 alone."
+    return study_parameters(Folds, parameters, _BY_FOLDS)[2]
+
+
+def _of_fold(name: str, parameters: Mapping[str, object], own: Mapping[str, object], back: Known) -> dict[str, Plan]:
+    "A run of one fold by name, after its stage 1 where it needs one of its own."
+    _, stage1, stage2 = study_parameters(Folds, parameters, _BY_FOLDS)
+    settings, first = settings_for(Stage2, stage2), None
+    given = (settings.stage1_run, settings.start_run, settings.start)
+    if TRANSFERS.needs(str(settings.transfer))["stage1"] and given == (None, None, None):
+        asked = {**stage1, "encoder": settings.encoder, **own}
+        first = plan("stage1", to_the_last_step(Stage1, asked), kept_back=back)
+    planned = plan("stage2", to_the_last_step(Stage2, {**stage2, **own}), first, back)
+    return ({f"stage 1, {first.run_id}": first} if first else {}) | {name: planned}
 
 
 def _check_comparable(plans: Mapping[str, Sequence[Plan]]) -> None:
@@ -151,7 +179,12 @@ def largest_share(
     if not total:
         return name, math.nan, math.nan
     rest = [one for other, one in photos.items() if other != name]
-    return name, photos[name].lesion / total, average_precision(sum(rest)) if rest else math.nan
+    return name, photos[name].lesion / total, _area(rest) if rest else math.nan
+
+
+def _area(photos: Iterable[PixelHistogram]) -> float:
+    "The area of all of them at once."
+    return average_precision(reduce(add, photos))
 
 
 def fold_rows(
@@ -174,11 +207,11 @@ def _row(
     against: list[Mapping[str, PixelHistogram]],
 ) -> dict:
     "A row without what only a single lesion has."
-    areas = [average_precision(sum(one.values())) for one in photos]
+    areas = [_area(one.values()) for one in photos]
     row = dict(idea=idea, lesion=lesion, aupr=_number(sum(areas) / len(areas)), photos=len(photos[0]))
     row |= dict(zip(("low", "high"), map(_number, interval(photos, "aupr"))))
     gain: Difference | None = paired_difference(photos, against) if idea != RECIPE else None
-    row |= {name: gain and _number(getattr(gain, field)) for name, field in _GAINS.items()}
+    row |= {name: _number(getattr(gain, field)) if gain else None for name, field in _GAINS.items()}
     return row | dict(with_lesion=None, largest=None, largest_share=None, aupr_without=None)
 
 
@@ -251,12 +284,13 @@ def plot_gains(
 def run_folds(
     report: Callable[[str], None] = tell,  # is told what happens, a line at a time
     make: Callable[[Plan, Callable[[str], None]], Path] = run,  # makes one run
-    **parameters: object,  # of `Folds` and `Stage2`
+    **parameters: object,  # of `Folds`, `Stage2`, and with `stage1_` before them of `Stage1`
 ) -> Path | None:  # the JSON of the results; none with `dry`
     "Train a recipe and ideas on every fold, and write what they reach. Raises `RetinalError` as soon as it can."
-    study, stage2 = _dealt(parameters)
+    study, _, stage2 = study_parameters(Folds, parameters, _BY_FOLDS)
     crew = crew_of(study)
-    plans, names = fold_plans(study, stage2)
+    names_of_its_own = [field.name for field in fields(Folds)]
+    plans, names = fold_plans(study, {name: one for name, one in parameters.items() if name not in names_of_its_own})
     say_plans(plans, report)
     if study.dry:
         return None
@@ -272,15 +306,3 @@ def run_folds(
     write_results(path, rows, dict(study="folds", folds=study.folds, seconds=seconds, provenance=origin))
     report(f"The results are in {printable(path)}.")
     return path
-
-
-def _dealt(parameters: Mapping[str, object]) -> tuple[Folds, dict[str, object]]:
-    "The study's own parameters, and those of stage 2."
-    given = {name: value for name, value in parameters.items() if value is not None}
-    own = {field.name: given.pop(field.name) for field in fields(Folds) if field.name in given}
-    for name in given:
-        if name in _BY_FOLDS:
-            raise RetinalError(f"{name} is chosen by the study itself; leave it out.")
-        check_name("parameter", name, [field.name for field in (*fields(Folds), *fields(Stage2))])
-    settings_for(Stage2, given)  # what is wrong is said before the first photograph is read
-    return Folds(**own), given  # type: ignore[arg-type]

@@ -214,6 +214,19 @@ def run_network(
     name: str,  # of the network's file, for messages
 ) -> np.ndarray:  # its first output
     "What a network says. Raises `RetinalError` where it fails, or takes more memory or time than it may."
+    try:
+        with _watched() as options:
+            return session.run(None, {session.get_inputs()[0].name: pictures}, options)[0]
+    except Exception as error:
+        if len(pictures) < 2 or "memory" not in str(error).lower():
+            raise RetinalError(f"{name} could not be run ({_first_line(error)}).") from None
+    halves = np.array_split(pictures, 2)  # as on a GPU that has room for fewer
+    return np.concatenate([run_network(session, half, name) for half in halves])
+
+
+@contextlib.contextmanager
+def _watched() -> "Iterator[onnxruntime.RunOptions]":
+    "Options of a call that is ended where it computes for too long."
     import onnxruntime
 
     options, done, begun = onnxruntime.RunOptions(), threading.Event(), time.process_time()
@@ -226,12 +239,7 @@ def run_network(
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     try:
-        return session.run(None, {session.get_inputs()[0].name: pictures}, options)[0]
-    except Exception as error:
-        if len(pictures) > 1 and "memory" in str(error).lower():  # as of a GPU that has room for fewer
-            halves = np.array_split(pictures, 2)
-            return np.concatenate([run_network(session, half, name) for half in halves])
-        raise RetinalError(f"{name} could not be run ({_first_line(error)}).") from None
+        yield options
     finally:
         done.set()
         watching.join()

@@ -14,7 +14,7 @@ import math
 import os
 import shlex
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
@@ -89,6 +89,7 @@ def _names(kind: type) -> list[str]:
 def study_parameters(
     study: type[Study],  # the record of the study's own parameters
     parameters: Mapping[str, object],  # by name; a value of None: left to the preset
+    chosen: Collection[str] = _BY_STUDY,  # names of parameters that the study itself chooses
 ) -> tuple[Study, dict, dict]:  # the study, parameters of stage 1, of stage 2
     "Deal out the parameters of a study. Raises `RetinalError` for a name that nobody knows or the study sets."
     given = {name: value for name, value in parameters.items() if value is not None}
@@ -96,7 +97,7 @@ def study_parameters(
     first = [name for name in given if name.startswith("stage1_") and name != "stage1_run"]
     asked = {name.removeprefix("stage1_"): given.pop(name) for name in first}
     for name in [*given, *asked]:
-        if name in _BY_STUDY:
+        if name in chosen:
             raise RetinalError(f"{name} is chosen by the study itself; leave it out.")
     for name in given:
         check_name("parameter", name, _names(study) + _names(Stage2) + _names(Stage1))

@@ -19,10 +19,12 @@ import pytest
 
 from retinal_tl.cards import read_card, write_card
 from retinal_tl.core import RetinalError, file_digest
+from retinal_tl.folds import RECIPE, run_folds
 from retinal_tl.leakage import read_signatures, write_signatures
 from retinal_tl.metrics import BINS, PixelHistogram, average_precision, pixel_histogram
 from retinal_tl.paper_tables import Tables, run_tables, table_plans
 from retinal_tl.plans import Plan
+from retinal_tl.readers import open_data
 from retinal_tl.run_folders import first_card
 from retinal_tl.selection import cache_of
 from retinal_tl.start_pictures import lesions_table, plot_starts, seconds_table, starts_table
@@ -389,6 +391,33 @@ def test_trainings_of_workers_that_die(places, tmp_path):
     assert run_tables(silent, Double(), **other).with_suffix(".csv").read_bytes() == table
     with pytest.raises(RetinalError, match="workers or scheduler, not both"):
         run_tables(silent, again, **small | dict(workers=2, scheduler="tcp://10.0.0.7:8786"))
+
+
+FOLDS = TINY | dict(lesion="hemorrhages+exudates", encoder="vgg16", transfer="scratch", folds=3)
+FOLDS |= dict(ideas="transfer=finetune; loss=bce")
+
+
+def test_folds(places, tmp_path):
+    """What was put in is found; the second start trains nothing; workers change nothing."""
+    double = Double()
+    path = run_folds(silent, double, **FOLDS | places)
+    results = read_results(path)
+    assert len(double.trained) == 3 * (1 + 1 + 2) and len(results["rows"]) == 3 * 3
+    rows = {(row["idea"], row["lesion"]): row for row in results["rows"]}
+    assert {row["photos"] for row in rows.values()} == {24} and rows[RECIPE, "mean"]["gain"] is None
+    for lesion in ("hemorrhages", "exudates", "mean"):
+        assert rows["transfer=finetune", lesion]["gain_low"] > 0  # the double makes it so
+        assert rows["loss=bce", lesion]["gain"] == 0 and rows["loss=bce", lesion]["gain_high"] == 0
+    for folder in double.trained:  # no stage 1 has seen an eye that its fold judges
+        card = read_card(tmp_path / "runs" / folder)
+        judged = {one.name: one.eye for one in open_data("folder", places["data_root"]).examples}
+        for parent in card.parents:
+            assert not set(parent.training_eyes) & {judged[name] for name in card.split.validation}
+    run_folds(silent, double, **FOLDS | places)
+    assert len(double.trained) == 12
+    other = places | dict(output=str(tmp_path / "other"), results=str(tmp_path / "others"))
+    shared = run_folds(silent, Double(), **FOLDS | other | dict(workers=2))
+    assert shared.with_suffix(".csv").read_bytes() == path.with_suffix(".csv").read_bytes()
 
 
 def papermill(notebook: str, output: Path, parameters: dict, cwd: Path) -> str:
