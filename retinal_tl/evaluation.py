@@ -122,6 +122,7 @@ def read_histograms(
         with zipfile.ZipFile(path) as archive:
             parts = [unpack(archive, f"{name}.npy", _MAX_HISTOGRAMS) for name in ("names", "counts", "levels")]
         names, counts, levels = (np.lib.format.read_array(io.BytesIO(part), allow_pickle=False) for part in parts)
+        photos = [str(name) for name in names]  # which an array of damaged letters cannot tell
     except FileNotFoundError:
         raise RetinalError(f"There is no file {printable(path)}; it is written when a run is judged.") from None
     except Exception as error:  # a damaged archive raises whatever it meets
@@ -130,7 +131,7 @@ def read_histograms(
         raise RetinalError(
             f"{printable(path)} does not hold two rows of counts for each photograph; judge the run again."
         )
-    return {str(name): PixelHistogram(one, levels) for name, one in zip(names, counts)}
+    return {name: PixelHistogram(one, levels) for name, one in zip(photos, counts)}
 
 # %% ../nbs/31_evaluation.ipynb #cell-34
 _SENSITIVITIES = np.linspace(0.01, 1, 100)
