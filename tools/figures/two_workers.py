@@ -1,6 +1,6 @@
 """Two workers beside one process: the same results where one of the two is killed twice, and how much faster they are.
 
-    python tools/figures/two_workers.py 200 10 --output results/two_workers.json
+    python tools/figures/two_workers.py 1000 10 --output results/two_workers.json
 
 The first number is of small phantoms that a toy network outlines (`tests/toy_runs.py`) once in one process and once by
 two workers, of which one is killed at a third and one at two thirds of the way: every file is compared. The second is
