@@ -71,11 +71,18 @@ def take(
     lit = image.astype(np.float32) * (1 + across[None, :, None] + down[:, None, None])
     lit = 255 * np.clip(lit / 255, 0, 1) ** np.float32(shot.gamma)
     if shot.blur > 0.1:
-        lit = cv2.GaussianBlur(lit, None, shot.blur)
+        lit = cv2.GaussianBlur(lit, (0, 0), shot.blur)
     if shot.noise:
         lit = lit + np.random.default_rng(shot.seed).normal(0, shot.noise, lit.shape).astype(np.float32)
-    taken = np.clip(np.round(lit), 0, 255).astype(np.uint8)
-    if shot.quality < 100:
-        _, packed = cv2.imencode(".jpg", taken[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, shot.quality])
-        taken = cv2.cvtColor(cv2.imdecode(packed, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    taken = _saved(np.clip(np.round(lit), 0, 255).astype(np.uint8), shot.quality)
     return np.where(image.any(-1, keepdims=True), taken, 0).astype(np.uint8)
+
+
+def _saved(picture: np.ndarray, quality: int) -> np.ndarray:
+    "The picture after it was a JPEG."
+    if quality == 100:
+        return picture
+    _, packed = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    opened = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+    assert opened is not None
+    return opened[..., ::-1].astype(np.uint8)

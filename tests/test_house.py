@@ -14,7 +14,7 @@ LIBRARY = Path(__file__).resolve().parent.parent / "retinal_tl"
 MODULES = {path.stem: path for path in sorted(LIBRARY.glob("[a-z]*.py"))}
 LINES, FUNCTION_LINES, PARAMETERS = 450, 40, 7
 ENGINES = {"keras", "tensorflow", "jax"}
-WITH_ENGINE = re.compile(r"1[1-9]|2[0789]|26a|41a|42")  # may import one: models, training, formats, export
+WITH_ENGINE = re.compile(r"1[1-9]|2[0789]|26[ab]|41a|42")  # may import one: models, training, formats, export
 GUESSES = re.compile(r"""startswith\(\(?["'](resnet|vgg)|endswith\(\(?["']_?cbam|["']_?cbam["'] in """)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

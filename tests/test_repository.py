@@ -157,7 +157,7 @@ def test_every_signature_can_be_shown():
 
 def test_papermill_can_set_the_parameters_of_every_run():
     runs = sorted((REPOSITORY / "nbs").glob("run_*.ipynb"))
-    assert len(runs) == 6
+    assert len(runs) == 7
     for path in runs:
         tagged = [
             "".join(cell["source"]).split("\n")
