@@ -1,6 +1,8 @@
 """A short part of `make fuzz`: damaged files and files made to harm, in processes with limits; and its own tools."""
 
+import importlib.util
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import fuzz_samples
 from retinal_tl.core import RetinalError
 
 needs_limits = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and /proc are Linux's")
+REPOSITORY = Path(__file__).resolve().parent.parent
 QUICK = [kind for kind in fuzz.KINDS if kind not in ("keras", "names", "dicom")]
 
 
@@ -187,3 +190,11 @@ def test_a_table_larger_than_any_is_not_read(tmp_path):
         file.truncate(1 << 40)  # takes no room on the disk
     with pytest.raises(RetinalError, match="larger than 100 MB"):
         read_table(tmp_path / "labels.csv")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is not None, reason="atheris is installed")
+def test_guided_fuzzing_says_what_it_needs():
+    script = [sys.executable, str(REPOSITORY / "tools" / "build" / "fuzz_guided.py"), "card"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.startswith("atheris is not installed: pip install atheris")
+    assert "Traceback" not in done.stderr
