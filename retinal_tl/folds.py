@@ -107,7 +107,7 @@ def fold_plans(
     names: dict[str, list[str]] = {}
     for fold in range(study.folds):
         own = dict(seed=study.seed, fold=fold, validation=1 / study.folds)
-        back = kept_back(plan("stage2", _stage2_of({**parameters}) | own | dict(transfer="scratch")))
+        back = kept_back(_division(parameters, own))
         for idea, changes in {RECIPE: {}, **read_ideas(study.ideas or "")}.items():
             name = f"{idea}, fold {fold}"
             plans |= _of_fold(name, {**parameters, **changes}, own, back)
@@ -116,17 +116,24 @@ def fold_plans(
     return plans, names
 
 
-def _stage2_of(parameters: Mapping[str, object]) -> dict:
-    "Those of stage 2 alone."
-    return study_parameters(Folds, parameters, _BY_FOLDS)[2]
+def _division(parameters: Mapping[str, object], own: Mapping[str, object]) -> Plan:
+    "A plan that says which photographs a fold judges; where the recipe needs a stage 1, before there is one."
+    _, _, stage2 = study_parameters(Folds, parameters, _BY_FOLDS)
+    alone = dict(transfer="scratch") if _needs_stage1(settings_for(Stage2, stage2)) else {}
+    return plan("stage2", to_the_last_step(Stage2, {**stage2, **own, **alone}))
+
+
+def _needs_stage1(settings: Stage2) -> bool:
+    "Does a run build on a stage 1 that nobody has named?"
+    given = (settings.stage1_run, settings.start_run, settings.start)
+    return given == (None, None, None) and bool(TRANSFERS.needs(str(settings.transfer))["stage1"])
 
 
 def _of_fold(name: str, parameters: Mapping[str, object], own: Mapping[str, object], back: Known) -> dict[str, Plan]:
     "A run of one fold by name, after its stage 1 where it needs one of its own."
     _, stage1, stage2 = study_parameters(Folds, parameters, _BY_FOLDS)
     settings, first = settings_for(Stage2, stage2), None
-    given = (settings.stage1_run, settings.start_run, settings.start)
-    if TRANSFERS.needs(str(settings.transfer))["stage1"] and given == (None, None, None):
+    if _needs_stage1(settings):
         asked = {**stage1, "encoder": settings.encoder, **own}
         first = plan("stage1", to_the_last_step(Stage1, asked), kept_back=back)
     planned = plan("stage2", to_the_last_step(Stage2, {**stage2, **own}), first, back)

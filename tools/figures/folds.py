@@ -19,6 +19,7 @@ from pathlib import Path
 from retinal_tl.cards import SegmenterCard, read_segmenter_card
 from retinal_tl.core import RetinalError
 from retinal_tl.evaluation import read_histograms
+from retinal_tl.folds import largest_share
 from retinal_tl.metrics import PixelHistogram, average_precision
 from retinal_tl.uncertainty import interval, paired_difference
 
@@ -58,9 +59,7 @@ def ahead(photos: dict[str, PixelHistogram], others: dict[str, PixelHistogram]) 
 
 def largest(photos: dict[str, PixelHistogram]) -> dict[str, str]:
     """The photograph that holds most of the lesion, its share of all pixels of it, and the area without it."""
-    name = max(photos, key=lambda one: photos[one].lesion)
-    share = photos[name].lesion / sum(one.lesion for one in photos.values())
-    without = average_precision(sum(one for other, one in photos.items() if other != name))
+    name, share, without = largest_share(photos)
     return dict(largest=name, largest_share=f"{share:.3f}", aupr_without=f"{without:.4f}")
 
 
