@@ -186,4 +186,4 @@ def test_a_share_of_the_patches_is_placed_on_hard_negatives(corrected):
 def test_words():
     """One word for one thing: hard negatives, in parameters and fields, and augmentations by name."""
     assert "hard_negative_share" in inspect.signature(sample_patches).parameters
-    assert list(AUGMENTATIONS) == ["none", "paper", "rich"] and AUGMENTATIONS["none"] == Augmentation()
+    assert list(AUGMENTATIONS) == ["none", "paper", "rich", "camera"] and AUGMENTATIONS["none"] == Augmentation()
