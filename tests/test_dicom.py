@@ -624,3 +624,16 @@ def test_without_highdicom(clinic, tmp_path, capfd, monkeypatch):
     assert "needs highdicom: pip install 'retinal_tl[dicom]'" in capfd.readouterr().err
     assert not list((tmp_path / "out").glob("*.png")), "it is said before anything is written"
     assert command(clinic, [str(tmp_path / "none.dcm")], tmp_path / "out", "--format", "dicom-seg") == 1
+
+
+def test_a_header_that_claims_more_than_there_is(tmp_path, monkeypatch):
+    """Found by fuzzing: a length of gigabytes, for which memory is asked before the file is found to be short."""
+    path = write_dicom(tmp_path / "eye.dcm", photo_dataset(PHOTO))
+
+    def full(*given, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(pydicom.filereader, "read_partial", full)
+    assert "takes more memory than there is, or claims to" in sentence(path)
+    assert "takes more memory" in sentence(path, list_dicomdir)
+    assert photo_frames(path) == [path]  # reading it will say why it cannot be read
