@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -99,19 +100,18 @@ def first_release(plan: Plan) -> list[Row]:
         ]
         found = {place: {one.stem for one in (plan.folder / place).iterdir()} for place in (f"now_{quality}", "then")}
         assert all(any("exudates" in name for name in names) for names in found.values()), f"no maps: {found}"
-        median = lambda values: sorted(values)[len(values) // 2]
         ratios = [then["seconds"] / now["seconds"] for now, then in pairs]
         rows.append(
             Row(
                 "first release",
                 f"{what}: 12 megapixels, the whole command",
-                median([now["seconds"] for now, _ in pairs]),
-                median([then["seconds"] for _, then in pairs]),
+                statistics.median([now["seconds"] for now, _ in pairs]),
+                statistics.median([then["seconds"] for _, then in pairs]),
                 f"the first release ({FIRST_RELEASE}) with the model that was built in",
-                median(ratios),
+                statistics.median(ratios),
                 min(ratios),
                 max(ratios),
-                median([then["cpu"] / now["cpu"] for now, then in pairs]),
+                statistics.median([then["cpu"] / now["cpu"] for now, then in pairs]),
                 target=4,
                 checked="both write maps and masks of four lesions; the models are each release's own",
             )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from other_camera import _auc, _drawn, _ends, read
+from other_camera import auc_of, drawings, middle, read
 
 from retinal_tl.core import LESIONS, write_text
 from retinal_tl.images import read_photo
@@ -54,9 +54,9 @@ def main() -> None:
         result[lesion] = dict(positive=int(truth.sum()))
         for measure in ("spots", "area"):
             each = {side: found[measure][lesion] for side, found in sides.items()}
-            drawn = _drawn(truth, each)
-            result[lesion][measure] = {side: _auc(truth, each[side], drawn[side]) for side in each}
-            result[lesion][measure]["gain"] = _ends(np.subtract(drawn["idea"], drawn["recipe"]))
+            drawn = drawings(truth, each)
+            result[lesion][measure] = {side: auc_of(truth, each[side], drawn[side]) for side in each}
+            result[lesion][measure]["gain"] = middle(np.subtract(drawn["idea"], drawn["recipe"]))
             print(lesion, measure, result[lesion][measure], flush=True)
     write_text(given.output, json.dumps(result, indent=1) + "\n")
 

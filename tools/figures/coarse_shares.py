@@ -17,19 +17,18 @@ import numpy as np
 
 from retinal_tl.core import LESIONS
 from retinal_tl.images import read_photo
-from retinal_tl.inference import crop_maps, load_run, mean_of_odds
+from retinal_tl.inference import Run, crop_maps, load_run, mean_of_odds
 from retinal_tl.masks import read_mask
 from retinal_tl.metrics import average_precision, coarsen, pixel_histogram
-from retinal_tl.preprocess import prepare
+from retinal_tl.preprocess import Prepared, prepare
 from retinal_tl.readers import open_data
 
 SHARES = (0.0, 0.2, 0.25, 0.33, 0.4, 0.5)
 COLUMNS = ("share", *LESIONS, "mean", "photographs")
 
 
-def maps_of(folder: Path, root: Path) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
-    """Of each validation photograph: its masks in the crop, and the maps at the network's scale and at half of it."""
-    run = load_run(folder, "segmenter")
+def photographs(run: Run, root: Path) -> Iterator[tuple[Prepared, dict[str, np.ndarray]]]:
+    """Each validation photograph of a run, prepared, with its masks in the crop."""
     examples = {example.name: example for example in open_data("idrid", root).examples}
     for name in run.card.split.validation:
         photo = read_photo(examples[name].photo)
@@ -39,6 +38,13 @@ def maps_of(folder: Path, root: Path) -> Iterator[tuple[dict[str, np.ndarray], n
             path = examples[name].masks[lesion]
             mask = np.zeros(photo.shape[:2], bool) if path is None else read_mask(path)
             masks[lesion] = prepared.field.crop(mask.view(np.uint8) * np.uint8(255), prepared.inside.shape[0]) > 127
+        yield prepared, masks
+
+
+def maps_of(folder: Path, root: Path) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+    """Of each validation photograph: its masks in the crop, and the maps at the network's scale and at half of it."""
+    run = load_run(folder, "segmenter")
+    for prepared, masks in photographs(run, root):
         both = (replace(run.card, coarse=dict.fromkeys(run.card.lesions, share)) for share in (0.0, 1.0))
         fine, coarse = (crop_maps(prepared, run.predict, card) for card in both)
         yield masks, fine, coarse

@@ -77,19 +77,21 @@ def judge(rows: Sequence[Mapping[str, str]], labels: Mapping[str, Mapping[str, s
         result[lesion] = dict(positive=int(truth.sum()))
         for measure in MEASURES:
             scores = {way: np.array([float(row[f"{way}_{lesion}_{measure}"]) for row in rows]) for way in WAYS}
-            drawn = _drawn(truth, scores)
-            result[lesion][measure] = {way: _auc(truth, scores[way], drawn[way]) for way in WAYS}
+            drawn = drawings(truth, scores)
+            result[lesion][measure] = {way: auc_of(truth, scores[way], drawn[way]) for way in WAYS}
             ahead = np.subtract(drawn["joined"], drawn["large"])
-            result[lesion][measure]["joined_minus_large"] = _ends(ahead)
+            result[lesion][measure]["joined_minus_large"] = middle(ahead)
     card = load_run("builtin", "classifier").card
     truth = np.array([int(labels[row["image"]]["lesion"]) for row in rows])
     spots = [{lesion: int(row[f"fast_{lesion}_spots"]) for lesion in LESIONS} for row in rows]
     answers = np.array([read_spots(card.readings[0], one) for one in spots])
-    result["classifier"] = dict(positive=int(truth.sum())) | _auc(truth, answers, _drawn(truth, dict(it=answers))["it"])
+    result["classifier"] = dict(positive=int(truth.sum())) | auc_of(
+        truth, answers, drawings(truth, dict(it=answers))["it"]
+    )
     return result
 
 
-def _drawn(truth: np.ndarray, scores: Mapping[str, np.ndarray], count: int = 2000) -> dict[str, list[float]]:
+def drawings(truth: np.ndarray, scores: Mapping[str, np.ndarray], count: int = 2000) -> dict[str, list[float]]:
     """The AUC over drawings of as many photographs, with replacement, the same ones for all scores."""
     rng, drawn = np.random.default_rng(0), {name: list[float]() for name in scores}
     while any(len(values) < count for values in drawn.values()):
@@ -100,12 +102,12 @@ def _drawn(truth: np.ndarray, scores: Mapping[str, np.ndarray], count: int = 200
     return drawn
 
 
-def _auc(truth: np.ndarray, score: np.ndarray, drawn: Sequence[float]) -> dict[str, Any]:
+def auc_of(truth: np.ndarray, score: np.ndarray, drawn: Sequence[float]) -> dict[str, Any]:
     """AUC and its interval."""
-    return dict(auc=round(float(roc_auc_score(truth, score)), 3), interval=_ends(drawn))
+    return dict(auc=round(float(roc_auc_score(truth, score)), 3), interval=middle(drawn))
 
 
-def _ends(values: Sequence[float] | np.ndarray) -> list[float]:
+def middle(values: Sequence[float] | np.ndarray) -> list[float]:
     """The middle 95 %."""
     return [round(float(end), 3) for end in np.percentile(values, [2.5, 97.5])]
 

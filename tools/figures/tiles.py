@@ -14,30 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from coarse_shares import photographs
 
-from retinal_tl.images import read_photo
 from retinal_tl.inference import crop_maps, load_run
-from retinal_tl.masks import read_mask
 from retinal_tl.metrics import average_precision, coarsen, pixel_histogram
-from retinal_tl.preprocess import Prepared, prepare
-from retinal_tl.readers import open_data
+from retinal_tl.preprocess import Prepared
 
 WAYS = ((0, 0.0), (1088, 0.0625), (768, 0.0), (768, 0.0625), (768, 0.25), (512, 0.0625), (384, 0.0625), (256, 0.0625))
 COLUMNS = ("model", "tile", "overlap", "tiles", "asked", "seconds", "apart", "largest_apart", "mean", "photographs")
-
-
-def photographs(run, root: Path) -> list[tuple[Prepared, dict[str, np.ndarray]]]:
-    """Each validation photograph, prepared, with its masks in the crop."""
-    examples, found = {example.name: example for example in open_data("idrid", root).examples}, []
-    for name in run.card.split.validation:
-        photo = read_photo(examples[name].photo)
-        prepared, masks = prepare(photo, run.card.preprocessing), {}
-        for lesion in run.card.lesions:
-            path = examples[name].masks[lesion]
-            mask = np.zeros(photo.shape[:2], bool) if path is None else read_mask(path)
-            masks[lesion] = prepared.field.crop(mask.view(np.uint8) * np.uint8(255), prepared.inside.shape[0]) > 127
-        found.append((prepared, masks))
-    return found
 
 
 def look(run, prepared: Prepared, tile: int, overlap: float) -> tuple[np.ndarray, int, float]:
@@ -58,7 +42,7 @@ def look(run, prepared: Prepared, tile: int, overlap: float) -> tuple[np.ndarray
 def rows_of(model: str, root: Path) -> list[dict]:
     """A row for each way to lay tiles."""
     run, rows, whole = load_run(model, "segmenter"), [], []
-    eyes = photographs(run, root)
+    eyes = list(photographs(run, root))
     side = -(-run.card.preprocessing.diameter // 32) * 32
     look(run, eyes[0][0], side, 0.0)  # the first one is slower
     for tile, overlap in ((tile or side, overlap) for tile, overlap in WAYS):
