@@ -425,8 +425,8 @@ def toys(kind: str) -> samples.Sample:
     return samples.run_files(kind, preprocessing=Preprocessing(64, "none"), tile=64)
 
 
-def begin(kind: str, place: Path) -> Watch:
-    """Make a process ready: all imports done, then the limit to its memory."""
+def furnish(place: Path) -> None:
+    """Make the place of a process ready: what cases look for, and where they may write."""
     for name in ("outside", "tmp", "cwd"):
         (place / name).mkdir(parents=True, exist_ok=True)
     (place / "outside" / "secret.png").write_bytes(samples.png_eye())
@@ -436,13 +436,18 @@ def begin(kind: str, place: Path) -> Watch:
         (place / name).mkdir(exist_ok=True)
         for file, data in files.items():
             (place / name / file).write_bytes(data)
+    (place / "output").mkdir(exist_ok=True)
     os.chdir(place / "cwd")
+
+
+def begin(kind: str, place: Path) -> Watch:
+    """Make a process ready: all imports done, then the limit to its memory."""
+    furnish(place)
     faulthandler.disable()  # of pytest; how a process ends is counted here
     with open(os.devnull, "w") as nowhere:
         for number in (1, 2):
             os.dup2(nowhere.fileno(), number)
     watch = Watch(place)
-    (place / "output").mkdir(exist_ok=True)
     with contextlib.suppress(Exception):  # what is imported late
         KINDS[kind].door(lay_out(place, sound(kind)[0])[0], place / "output")
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

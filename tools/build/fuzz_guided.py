@@ -41,6 +41,8 @@ def main() -> None:
             one.mkdir()
         for number, sound in enumerate(fuzz.sound(given.kind)):
             (corpus / str(number)).write_bytes(sound.get(target) or next(iter(sound.values())))
+        kept = Path.cwd()
+        fuzz.furnish(place)
         watch = fuzz.Watch(place)
 
         def look(data: bytes) -> None:
@@ -48,7 +50,12 @@ def main() -> None:
             if result == "finding":
                 raise AssertionError(said)
 
-        limits = [f"-max_total_time={given.seconds}", f"-timeout={fuzz.SECONDS}", "-rss_limit_mb=4096"]
+        limits = [
+            f"-max_total_time={given.seconds}",
+            f"-timeout={fuzz.SECONDS}",
+            "-rss_limit_mb=4096",
+            f"-artifact_prefix={kept}/",
+        ]
         atheris.Setup([sys.argv[0], str(corpus), *limits], look)
         atheris.Fuzz()
 
