@@ -142,6 +142,8 @@ def _over_convolutions(model: str, plan: Plan) -> tuple[float, float]:
 
     run, options = load_run(NETWORKS[model], "segmenter"), onnxruntime.SessionOptions()
     options.enable_profiling, options.profile_file_prefix = True, str(plan.folder / "profile")
+    for name in run.session.get_inputs()[0].shape[1:3]:  # as `open_network` does for tiles
+        options.add_free_dimension_override_by_name(name, run.card.tile)
     session = onnxruntime.InferenceSession(
         (run.folder / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
     )

@@ -104,15 +104,22 @@ def load_state(
     "Set model and optimizer to a saved state. Raises `RetinalError` if it does not fit the model."
     model.optimizer.build(model.trainable_variables)
     variables = _kept(model)
+    arrays, progress = _read_state(path, {name: tuple(variable.shape) for name, variable in variables.items()})
+    for name, variable in variables.items():
+        variable.assign(arrays[name] * _parts_counted(variable, model))
+    return progress
+
+
+def _read_state(path: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[dict[str, np.ndarray], dict]:
+    "The arrays and the progress in a file, or `RetinalError`; whatever else goes wrong is no fault of the file."
     try:
         with np.load(path, allow_pickle=False) as saved:
-            if set(saved.files) != set(variables) | {"progress"}:
+            if set(saved.files) != set(shapes) | {"progress"}:
                 raise ValueError
-            if any(saved[name].shape != tuple(variable.shape) for name, variable in variables.items()):
+            arrays = {name: saved[name] for name in shapes}
+            if any(array.shape != shapes[name] for name, array in arrays.items()):
                 raise ValueError
-            for name, variable in variables.items():
-                variable.assign(saved[name] * _parts_counted(variable, model))
-            return json.loads(str(saved["progress"]))
+            return arrays, json.loads(str(saved["progress"]))
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise RetinalError(
             f"{printable(path)} does not fit this model; delete the run folder or give another `output`."

@@ -29,14 +29,14 @@ from .preprocess import FieldOfView, Prepared, Preprocessing, prepare
 from .quality import photo_warnings
 from .registries import POOLINGS
 from .spots import QUESTIONS, count_spots, read_spots
-from .strangers import check_size, open_network, run_network
+from .strangers import Fitted, check_size, open_network, run_network
 
 # %% ../nbs/30_inference.ipynb #cell-8
-def _open_session(folder: Path, card: ClassifierCard | SegmenterCard) -> onnxruntime.InferenceSession:
+def _open_session(folder: Path, card: ClassifierCard | SegmenterCard) -> onnxruntime.InferenceSession | Fitted:
     "The network of a run, looked through and ready to compute. Raises `RetinalError`."
     path = folder / "model.onnx"
     check_size(path)
-    return open_network(read_verified(folder, card, path.name), printable(path))
+    return open_network(read_verified(folder, card, path.name), printable(path), input_side(card))
 
 # %% ../nbs/30_inference.ipynb #cell-10
 def input_side(
@@ -54,7 +54,7 @@ def input_side(
 _MOST_TILES = 50_000  # of a photograph; the largest that anybody has trained for have some thousand
 
 
-def _misfit(session: onnxruntime.InferenceSession, card: ClassifierCard | SegmenterCard) -> str:
+def _misfit(session: onnxruntime.InferenceSession | Fitted, card: ClassifierCard | SegmenterCard) -> str:
     "How the model's shapes contradict its card, in a few words; '' when they do not."
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
@@ -103,7 +103,7 @@ class Run(Generic[AnyCard]):
 
     folder: Path  # where it is
     card: AnyCard  # what it is
-    session: onnxruntime.InferenceSession | None  # its network; None: it asks its members
+    session: onnxruntime.InferenceSession | Fitted | None  # its network; None: it asks its members
     members: "tuple[Run[SegmenterCard], ...]" = ()  # whom it asks
     engine: str = "onnxruntime"  # what computes, see `on_engine`
 
@@ -149,10 +149,11 @@ _STAGES = {"classifier": "stage 1", "segmenter": "stage 2"}
 def load_run(
     folder: str | Path | Run,  # a run folder, or `builtin` for the model in the package; a loaded run is given back
     kind: str | None = None,  # 'segmenter' or 'classifier' where the other one would not do
+    last: bool = False,  # of a joined run load the last member alone, which is all that the quality `fast` asks
 ) -> Run[Any]:  # ready for use
     """Load a run. Raises `RetinalError` if there is none, or if it is unfinished, damaged, of another kind or
     contradicts its card."""
-    run = folder if isinstance(folder, Run) else _open_run(run_folder(folder, kind or "segmenter"))
+    run = folder if isinstance(folder, Run) else _open_run(run_folder(folder, kind or "segmenter"), last)
     if kind not in (None, run.card.kind):
         raise RetinalError(
             f"{printable(run.folder)} is a {run.card.kind} and a {kind} is needed: give a run of {_STAGES[str(kind)]}."
@@ -160,11 +161,11 @@ def load_run(
     return run
 
 # %% ../nbs/30_inference.ipynb #cell-16
-def _open_run(folder: Path) -> Run:
+def _open_run(folder: Path, last: bool = False) -> Run:
     "The run in a folder, after one small picture has gone through it."
     card, name = read_card(folder), printable(folder / "model.onnx")
     if card.members:
-        return open_joined(folder, card)
+        return open_joined(folder, card, last)
     if isinstance(card, ClassifierCard) and card.head.pooling not in POOLINGS:
         raise RetinalError(
             f"{printable(folder / 'card.json')} has a pooling that this retinal_tl does not know, {card.head.pooling}: "
@@ -186,10 +187,11 @@ ALIKE = ("lesions", "preprocessing", "tile", "overlap")  # entries of their card
 def open_joined(
     folder: Path,  # of a joined run, or of a classifier that counts the spots of its one member
     card: AnyCard,  # its card; the run itself need not be finished
+    last: bool = False,  # open the last of them alone
 ) -> Run[AnyCard]:  # whose members are in the order of the card
     "Load the runs that a run asks. Raises `RetinalError` for one that is not what the card says."
     members = []
-    for name in card.members:
+    for name in card.members[-1:] if last else card.members:
         place = member_folder(folder, name)
         theirs = read_card(place)
         alike = all(getattr(theirs, one, None) == getattr(card, one) for one in ALIKE if hasattr(card, one))
@@ -326,8 +328,7 @@ def segment(
     quality: str = "standard",  # one of `QUALITIES`
 ) -> dict[str, np.ndarray]:  # lesion → its probability, float32 (height, width) of the photo
     "Where the lesions are. Raises `RetinalError` for a file or a run that cannot be used."
-    runs = load_segmenters([model] if isinstance(model, (str, Path, Run)) else model)
-    runs = [at_quality(run, quality) for run in runs]
+    runs = load_segmenters([model] if isinstance(model, (str, Path, Run)) else model, quality)
     with _named(photo):
         prepared = prepare_for(_photo(photo), runs)
         return {
@@ -339,10 +340,12 @@ def segment(
 # %% ../nbs/30_inference.ipynb #cell-30
 def load_segmenters(
     models: Sequence[str | Path | Run],  # runs of stage 2
+    quality: str = "standard",  # see `at_quality`
 ) -> list[Run[SegmenterCard]]:  # in the order given
-    """Load runs, each of lesions that no other one outlines. Raises `RetinalError` as `load_run` does, for two runs of
-    one lesion, and for none at all."""
-    runs = [load_run(model, "segmenter") for model in models]
+    """Load runs, each of lesions that no other one outlines. Raises `RetinalError` as `load_run` and `at_quality` do,
+    for two runs of one lesion, and for none at all."""
+    check_name("quality", quality, QUALITIES)
+    runs = [at_quality(load_run(model, "segmenter", quality == "fast"), quality) for model in models]
     by_lesion: dict[str, Run] = {}
     if not runs:
         raise RetinalError("No model was given: give a run folder of stage 2.")

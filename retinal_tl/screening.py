@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .batch import Batch, do_batch, say
-from .core import BUILTIN, RetinalError, printable
+from .core import BUILTIN, RetinalError, printable, run_folder
 from .elsewhere import is_url, remember_urls, urls_in_full
 from .journal import open_journal
 from .one_photo import CLASSIFY_COLUMNS, ENDS, SegmentOptions, classifying, segmenting
@@ -57,10 +57,10 @@ def _segment(arguments: argparse.Namespace) -> int:
     "What `segment_command` does, in a folder of this machine."
     from retinal_tl.engines import on_engine
     from retinal_tl.findings import COLUMNS
-    from retinal_tl.inference import at_quality, load_segmenters
+    from retinal_tl.inference import load_segmenters
 
-    named = load_segmenters(arguments.model or [BUILTIN])
-    runs = [on_engine(at_quality(run, arguments.quality), arguments.engine) for run in named]
+    named = arguments.model or [BUILTIN]
+    runs = [on_engine(run, arguments.engine) for run in load_segmenters(named, arguments.quality)]
     lesions = _chosen(runs, arguments.lesion)
     limits = _limits(runs, lesions, arguments)
     formats = () if arguments.maps is False else tuple(dict.fromkeys(arguments.format or ["png"]))
@@ -80,7 +80,7 @@ def _segment(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
         crew=crew_of(arguments),
     )
-    models: Sequence[str | Run] = [str(run.folder.absolute()) for run in named] if batch.crew else runs
+    models: Sequence[str | Run] = [str(run_folder(one).absolute()) for one in named] if batch.crew else runs
     use: dict[str, Any] = dict(quality=arguments.quality, engine=arguments.engine, urls=urls_in_full())
     if not batch.crew:  # these runs are ready
         use |= dict(quality="standard", engine=runs[0].engine)
@@ -121,10 +121,10 @@ def _segmenting(
 ) -> Work:
     "What outlines lesions in one photograph, with models that are loaded now, in whatever process."
     from retinal_tl.engines import on_engine
-    from retinal_tl.inference import at_quality, load_segmenters
+    from retinal_tl.inference import load_segmenters
 
     remember_urls(use["urls"])
-    runs = [on_engine(at_quality(run, use["quality"]), use["engine"]) for run in load_segmenters(models)]
+    runs = [on_engine(run, use["engine"]) for run in load_segmenters(models, use["quality"])]
     _refuse_others(runs, made)
     return segmenting(runs, output, options)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_STEPS', 'MOST_FOLDED', 'MOST_MEMORY', 'MOST_SECONDS', 'MOST_BYTES', 'check_network', 'folded_values',
-           'open_network', 'run_network', 'check_size', 'keras_weights']
+           'open_network', 'run_network', 'Fitted', 'check_size', 'keras_weights']
 
 # %% ../nbs/24a_strangers.ipynb #str-imports
 import contextlib
@@ -14,9 +14,10 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,13 +186,27 @@ def _bound_memory() -> None:
 def open_network(
     contents: bytes,  # of an ONNX file
     name: str,  # of the file, for messages
-) -> "onnxruntime.InferenceSession":  # on the CPU
+    side: int | None = None,  # pixels, of the squares that it will mostly be asked about; others can be asked about too
+) -> "onnxruntime.InferenceSession | Fitted":  # on the CPU
     "A network, ready to compute. Raises `RetinalError` as `check_network`, and for what ONNX Runtime cannot load."
+    check_network(contents, name)
+    session = _open_session(contents, name)
+    free = _free_sides(session)
+    if side is None or not free:
+        return session
+    return Fitted(session, lambda: _open_session(contents, name, dict.fromkeys(free, side)), side)
+
+
+def _open_session(
+    contents: bytes, name: str, sides: Mapping[str, int] = MappingProxyType({})
+) -> "onnxruntime.InferenceSession":
+    "A network that was looked through, for pictures of any size or, by the names of its sides, of one."
     import onnxruntime
 
-    check_network(contents, name)
     _bound_memory()
     options = onnxruntime.SessionOptions()
+    for one, pixels in sides.items():
+        options.add_free_dimension_override_by_name(one, pixels)
     options.log_severity_level = 4  # what goes wrong is said by our errors
     options.intra_op_num_threads = available_cores()  # by itself it takes cores that this process may not use
     options.add_session_config_entry("session.load_model_format", "ONNX")  # the other format is checked less
@@ -208,6 +223,14 @@ def open_network(
         raise RetinalError(f"{name} is not a model that ONNX Runtime can load ({_first_line(error)}).") from None
 
 
+def _free_sides(session: "onnxruntime.InferenceSession") -> list[str]:
+    "The names of height and width where a network leaves both open; none where it does not."
+    shape = session.get_inputs()[0].shape if session.get_inputs() else []
+    sides = shape[1:3] if len(shape) == 4 else []
+    free = all(isinstance(one, str) and one not in (shape[0], shape[3]) for one in sides)
+    return list(sides) if free else []
+
+# %% ../nbs/24a_strangers.ipynb #str-run
 def run_network(
     session: "onnxruntime.InferenceSession",  # of `open_network`
     pictures: np.ndarray,  # float32 (n, height, width, 3), 0..255
@@ -248,6 +271,41 @@ def _watched() -> "Iterator[onnxruntime.RunOptions]":
 def _first_line(error: Exception) -> str:
     "What went wrong, without ONNX Runtime's name and number for it."
     return printable(str(error).strip().split("\n")[0].split(" : ")[-1])[:160].rstrip(".")
+
+# %% ../nbs/24a_strangers.ipynb #str-fitted
+class Fitted:
+    "A network that is opened once more, for pictures of one size, when the first of them comes."
+
+    def __init__(
+        self,
+        general: "onnxruntime.InferenceSession",  # takes pictures of any size
+        fit: "Callable[[], onnxruntime.InferenceSession]",  # opens it for pictures of one size
+        side: int,  # of these, pixels
+    ):
+        self.general, self.side = general, side
+        self.get_inputs, self.get_outputs = general.get_inputs, general.get_outputs
+        self._fit, self._fitted, self._opening = fit, None, threading.Lock()
+
+    def run(
+        self,
+        names: Sequence[str] | None,  # of the outputs; none: all
+        given: Mapping[str, np.ndarray],  # input → pictures (n, height, width, 3)
+        options: "onnxruntime.RunOptions | None" = None,  # of the call
+    ) -> list[np.ndarray]:  # the outputs
+        "What the network says, as ONNX Runtime's own sessions do."
+        [pictures] = given.values()
+        usual = pictures.shape[1:3] == (self.side, self.side)
+        return (self._for_tiles() if usual else self.general).run(names, given, options)
+
+    def _for_tiles(self) -> "onnxruntime.InferenceSession":
+        "The network for pictures of the usual size, or the general one where that cannot be had."
+        with self._opening:
+            if self._fitted is None:
+                try:
+                    self._fitted = self._fit()
+                except RetinalError:
+                    self._fitted = self.general
+        return self._fitted
 
 # %% ../nbs/24a_strangers.ipynb #str-size
 def check_size(

@@ -11,7 +11,7 @@ from retinal_tl import classify, segment
 from retinal_tl.builtin import halve_weights
 from retinal_tl.cards import check_files, read_card
 from retinal_tl.core import LESIONS, RetinalError, run_folder
-from retinal_tl.inference import at_quality, load_run
+from retinal_tl.inference import at_quality, load_run, load_segmenters
 from retinal_tl.leakage import seen_signatures
 from retinal_tl.masks import read_mask
 from retinal_tl.metrics import average_precision, pixel_histogram
@@ -47,6 +47,8 @@ def test_builtin_asks_two_networks():
     run = load_run("builtin")
     assert [member.folder for member in run.members] == [run_folder("builtin", "start"), run_folder("builtin-fast")]
     assert at_quality(run, "fast").folder == run_folder("builtin-fast")
+    assert [member.folder for member in load_run("builtin", last=True).members] == [run_folder("builtin-fast")]
+    assert [run.folder for run in load_segmenters(["builtin"], "fast")] == [run_folder("builtin-fast")]
     assert set(run.card.files) == {f"{name}/model.onnx" for name in run.card.members}
     for member in run.members:
         assert set(member.card.split.training) <= set(run.card.split.training)

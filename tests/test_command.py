@@ -278,12 +278,12 @@ def test_builtin_is_the_model_that_is_meant(place, monkeypatch, capsys):
     monkeypatch.setattr(
         inference,
         "load_segmenters",
-        lambda models: given.append(models) or load_segmenters(["runs/exudates", "runs/hemorrhages"]),
+        lambda models, quality: given.append(models) or load_segmenters(["runs/exudates", "runs/hemorrhages"], quality),
     )
     monkeypatch.setattr(
         inference,
         "load_run",
-        lambda model, kind: given.append(model) or load_run("runs/any" if model == "builtin" else model, kind),
+        lambda model, *more: given.append(model) or load_run("runs/any" if model == "builtin" else model, *more),
     )
     assert main(["segment", "a.png", "--output", "maps"]) == 0
     assert main(["classify", "a.png"]) == 0
