@@ -28,8 +28,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     about = dict(machine=machine(), measured=datetime.now(UTC).isoformat(timespec="minutes"), quick=arguments.quick)
-    processor = re.sub(r"\W+", "-", str(about["machine"]["processor"])).strip("-").lower()
-    default = REPOSITORY / "results" / f"bench-{processor}-{about['machine']['cores']}.json"
+    words = " ".join(str(about["machine"][name]) for name in ("processor", "instructions", "cores"))
+    name = re.sub(r"\W+", "-", words).strip("-").lower()
+    default = REPOSITORY / "results" / f"bench-{name}.json"
     path = arguments.output or (None if arguments.quick else default)
     rows, skipped = [], {}
     for name, found, why in measure(arguments.only or list(PARTS), arguments.quick):

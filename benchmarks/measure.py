@@ -101,13 +101,23 @@ def child(command: Sequence[str], code: Path = REPOSITORY) -> dict[str, float]:
     return used
 
 
-def machine() -> dict[str, object]:
-    """What was measured on."""
+INSTRUCTIONS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # the widest first; a name alone does not tell
+
+
+def _processor() -> dict[str, str]:
+    """What Linux says of the processor, by name; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line for line in lines if line.startswith("model name")).split(":")[1].strip()
-    except (OSError, StopIteration):
-        processor = platform.processor() or platform.machine()
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def machine() -> dict[str, object]:
+    """What was measured on."""
+    said = _processor()
+    processor = said.get("model name") or platform.processor() or platform.machine()
+    widest = [name for flag, name in INSTRUCTIONS.items() if flag in said.get("flags", "").split()]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
     versions = {}
     for name in PACKAGES:
@@ -116,6 +126,7 @@ def machine() -> dict[str, object]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return dict(
         processor=processor,
+        instructions=widest[0] if widest else "",
         cores=os.cpu_count(),
         system=platform.system(),
         python=platform.python_version(),

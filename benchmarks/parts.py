@@ -91,6 +91,7 @@ def network(plan: Plan) -> list[Row]:
 
     rows, path = [], photograph(plan.folder, 12)
     for model in NETWORKS:
+        rows.append(_known_shape(model, plan))
         shares = [_over_convolutions(model, plan) for _ in range(1 if plan.quick else 3)]
         ours, convolutions = (statistics.median(values) for values in zip(*shares))
         ratios = [one / other for one, other in shares]
@@ -136,18 +137,36 @@ def network(plan: Plan) -> list[Row]:
     return rows
 
 
+def _known_shape(model: str, plan: Plan) -> Row:
+    """A tile through the network that was told its shape, beside the network that takes any."""
+    run = load_run(NETWORKS[model], "segmenter")
+    given = {run.session.get_inputs()[0].name: _tile(run.card.tile)}
+    ours, other = (lambda one=one: one.run(None, given)[0] for one in (run.session, run.session.general))
+    apart = float(np.abs(ours() - other()).max())
+    assert apart < 1e-5, f"told its shape, the network differs by {apart:.1e}"
+    found = alternate(ours, other, 2 if plan.quick else 6)
+    assert apart > 0, "the network was not opened for this shape"
+    against = "the same network, which takes pictures of any shape"
+    return Row("network", f"{model}: a tile, its shape known", **found, against=against, checked=f"{apart:.0e} apart")
+
+
+def _tile(side: int) -> np.ndarray:
+    """A tile of noise, as a network is given one."""
+    return np.random.default_rng(0).uniform(0, 255, (1, side, side, 3)).astype(np.float32)
+
+
 def _over_convolutions(model: str, plan: Plan) -> tuple[float, float]:
     """Seconds of a tile and of its convolutions."""
     import onnxruntime
 
     run, options = load_run(NETWORKS[model], "segmenter"), onnxruntime.SessionOptions()
     options.enable_profiling, options.profile_file_prefix = True, str(plan.folder / "profile")
-    for name in run.session.get_inputs()[0].shape[1:3]:  # as `open_network` does for tiles
-        options.add_free_dimension_override_by_name(name, run.card.tile)
+    for name, length in zip(run.session.get_inputs()[0].shape, (1, run.card.tile, run.card.tile)):
+        options.add_free_dimension_override_by_name(name, length)  # as `open_network` does for tiles
     session = onnxruntime.InferenceSession(
         (run.folder / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
     )
-    tile = np.random.default_rng(0).uniform(0, 255, (1, run.card.tile, run.card.tile, 3)).astype(np.float32)
+    tile = _tile(run.card.tile)
     for _ in range(3):
         session.run(None, {session.get_inputs()[0].name: tile})
     events = json.loads(Path(session.end_profiling()).read_text())

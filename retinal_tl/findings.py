@@ -13,6 +13,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,13 +77,14 @@ def read_for(
     photograph = open_photo(path)
     photo, side = photograph.pixels, photograph.laterality
     wanted = [run for run in runs if lesions is None or set(run.lesions) & set(lesions)]
-    with naming(path):
+    with naming(path), ThreadPoolExecutor(1) as beside:
         field = find_field_of_view(photo)
+        searched = beside.submit(find_landmarks, photo, field)
         quality = measure_quality(photo, field)
-        ungradable = ungradable_because(quality)
-        landmarks = None if ungradable else find_landmarks(photo, field)
-        warnings = (*photograph.warnings, *(warn(quality) if warn else ()), *side_warnings(side, landmarks))
         prepared = prepare_for(photo, wanted, field)
+        ungradable = ungradable_because(quality)
+        landmarks = None if ungradable else searched.result()
+        warnings = (*photograph.warnings, *(warn(quality) if warn else ()), *side_warnings(side, landmarks))
     inside = field.mask(photo.shape[:2])
     found = Findings(printable(path), photo, inside, {}, {}, warnings, side, photograph.spacing)
     about: dict[str, Any] = dict(modality=photograph.modality, path=Path(path), models=_models(wanted))
@@ -185,14 +187,16 @@ def lesion_rows(
     thresholds: Mapping[str, float],  # lesion → 0..1, at which the masks were made
 ) -> list[dict]:  # a row for each lesion, see `COLUMNS`
     "How much of each lesion there is."
-    rows, of_all = [], {group: group(found, masks, "") for group in GROUPS.values() if group in _OF_PHOTO}
-    for lesion, mask in masks.items():
-        row = dict(photo=found.name, lesion=lesion, **measure(mask, found.field))
-        row |= dict(threshold=float(f"{thresholds[lesion]:.6g}"))
+    of_all = {group: group(found, masks, "") for group in GROUPS.values() if group in _OF_PHOTO}
+
+    def row(lesion: str) -> dict:
+        cells = dict(photo=found.name, lesion=lesion, **measure(masks[lesion], found.field))
+        cells |= dict(threshold=float(f"{thresholds[lesion]:.6g}"))
         for group in GROUPS.values():
-            row |= of_all[group] if group in of_all else group(found, masks, lesion)
-        rows.append(row)
-    return rows
+            cells |= of_all[group] if group in of_all else group(found, masks, lesion)
+        return cells
+
+    return on_all_cores(row, masks)
 
 # %% ../nbs/40a_findings.ipynb #074d561e
 def report_text(

@@ -344,7 +344,6 @@ def load_segmenters(
 ) -> list[Run[SegmenterCard]]:  # in the order given
     """Load runs, each of lesions that no other one outlines. Raises `RetinalError` as `load_run` and `at_quality` do,
     for two runs of one lesion, and for none at all."""
-    check_name("quality", quality, QUALITIES)
     runs = [at_quality(load_run(model, "segmenter", quality == "fast"), quality) for model in models]
     by_lesion: dict[str, Run] = {}
     if not runs:

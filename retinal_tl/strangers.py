@@ -191,22 +191,22 @@ def open_network(
     "A network, ready to compute. Raises `RetinalError` as `check_network`, and for what ONNX Runtime cannot load."
     check_network(contents, name)
     session = _open_session(contents, name)
-    free = _free_sides(session)
+    free = _free_names(session)
     if side is None or not free:
         return session
-    return Fitted(session, lambda: _open_session(contents, name, dict.fromkeys(free, side)), side)
+    return Fitted(session, lambda shape: _open_session(contents, name, dict(zip(free, shape))), side)
 
 
 def _open_session(
-    contents: bytes, name: str, sides: Mapping[str, int] = MappingProxyType({})
+    contents: bytes, name: str, known: Mapping[str, int] = MappingProxyType({})
 ) -> "onnxruntime.InferenceSession":
-    "A network that was looked through, for pictures of any size or, by the names of its sides, of one."
+    "A network that was looked through, for any pictures or, by the names of its lengths, for those of one shape."
     import onnxruntime
 
     _bound_memory()
     options = onnxruntime.SessionOptions()
-    for one, pixels in sides.items():
-        options.add_free_dimension_override_by_name(one, pixels)
+    for one, length in known.items():
+        options.add_free_dimension_override_by_name(one, length)
     options.log_severity_level = 4  # what goes wrong is said by our errors
     options.intra_op_num_threads = available_cores()  # by itself it takes cores that this process may not use
     options.add_session_config_entry("session.load_model_format", "ONNX")  # the other format is checked less
@@ -223,12 +223,11 @@ def _open_session(
         raise RetinalError(f"{name} is not a model that ONNX Runtime can load ({_first_line(error)}).") from None
 
 
-def _free_sides(session: "onnxruntime.InferenceSession") -> list[str]:
-    "The names of height and width where a network leaves both open; none where it does not."
+def _free_names(session: "onnxruntime.InferenceSession") -> list[str]:
+    "What a network calls number, height and width of its pictures, where it leaves all three open; else none."
     shape = session.get_inputs()[0].shape if session.get_inputs() else []
-    sides = shape[1:3] if len(shape) == 4 else []
-    free = all(isinstance(one, str) and one not in (shape[0], shape[3]) for one in sides)
-    return list(sides) if free else []
+    names = [one for one in shape[:3] if isinstance(one, str)]
+    return names if len(shape) == 4 and len(set(names)) == 3 and shape[3] not in names else []
 
 # %% ../nbs/24a_strangers.ipynb #str-run
 def run_network(
@@ -274,17 +273,19 @@ def _first_line(error: Exception) -> str:
 
 # %% ../nbs/24a_strangers.ipynb #str-fitted
 class Fitted:
-    "A network that is opened once more, for pictures of one size, when the first of them comes."
+    "A network that is opened once more, for pictures of one shape, when the first of them come."
 
     def __init__(
         self,
-        general: "onnxruntime.InferenceSession",  # takes pictures of any size
-        fit: "Callable[[], onnxruntime.InferenceSession]",  # opens it for pictures of one size
-        side: int,  # of these, pixels
+        general: "onnxruntime.InferenceSession",  # takes pictures of any shape
+        fit: "Callable[[tuple[int, ...]], onnxruntime.InferenceSession]",  # number, height and width → opened for these
+        side: int,  # of the squares that it will mostly be asked about, pixels
     ):
         self.general, self.side = general, side
         self.get_inputs, self.get_outputs = general.get_inputs, general.get_outputs
-        self._fit, self._fitted, self._opening = fit, None, threading.Lock()
+        self._fit, self._opening = fit, threading.Lock()
+        self._shape: tuple[int, ...] = ()
+        self._fitted = general
 
     def run(
         self,
@@ -294,18 +295,18 @@ class Fitted:
     ) -> list[np.ndarray]:  # the outputs
         "What the network says, as ONNX Runtime's own sessions do."
         [pictures] = given.values()
-        usual = pictures.shape[1:3] == (self.side, self.side)
-        return (self._for_tiles() if usual else self.general).run(names, given, options)
+        shape = pictures.shape[:3]
+        if not self._shape and shape[1:] == (self.side, self.side):
+            self._open(shape)
+        return (self._fitted if shape == self._shape else self.general).run(names, given, options)
 
-    def _for_tiles(self) -> "onnxruntime.InferenceSession":
-        "The network for pictures of the usual size, or the general one where that cannot be had."
+    def _open(self, shape: tuple[int, ...]) -> None:
+        "Open the network for a shape, once; where that cannot be done, the general one does its work."
         with self._opening:
-            if self._fitted is None:
-                try:
-                    self._fitted = self._fit()
-                except RetinalError:
-                    self._fitted = self.general
-        return self._fitted
+            if not self._shape:
+                with contextlib.suppress(RetinalError):
+                    self._fitted = self._fit(shape)
+                self._shape = shape
 
 # %% ../nbs/24a_strangers.ipynb #str-size
 def check_size(
