@@ -20,6 +20,7 @@ from plan import MIRRORS, NETWORKS, Plan, photograph, some
 
 from retinal_tl.inference import crop_maps, load_run, segment_prepared
 from retinal_tl.preprocess import Preprocessing, find_field_of_view, prepare
+from retinal_tl.strangers import Fitted, open_network
 
 
 def preprocessing(plan: Plan) -> list[Row]:
@@ -90,8 +91,8 @@ def network(plan: Plan) -> list[Row]:
     from retinal_tl.one_photo import segment_file
 
     rows, path = [], photograph(plan.folder, 12)
+    rows.append(_known_shape("builtin-fast", plan))
     for model in NETWORKS:
-        rows.append(_known_shape(model, plan))
         shares = [_over_convolutions(model, plan) for _ in range(1 if plan.quick else 3)]
         ours, convolutions = (statistics.median(values) for values in zip(*shares))
         ratios = [one / other for one, other in shares]
@@ -141,7 +142,8 @@ def _known_shape(model: str, plan: Plan) -> Row:
     """A tile through the network that was told its shape, beside the network that takes any."""
     run = load_run(NETWORKS[model], "segmenter")
     given = {run.session.get_inputs()[0].name: _tile(run.card.tile)}
-    ours, other = (lambda one=one: one.run(None, given)[0] for one in (run.session, run.session.general))
+    general = open_network((run.folder / "model.onnx").read_bytes(), model)
+    ours, other = (lambda one=one: one.run(None, given)[0] for one in (run.session, general))
     apart = float(np.abs(ours() - other()).max())
     assert apart < 1e-5, f"told its shape, the network differs by {apart:.1e}"
     found = alternate(ours, other, 2 if plan.quick else 6)
@@ -161,8 +163,9 @@ def _over_convolutions(model: str, plan: Plan) -> tuple[float, float]:
 
     run, options = load_run(NETWORKS[model], "segmenter"), onnxruntime.SessionOptions()
     options.enable_profiling, options.profile_file_prefix = True, str(plan.folder / "profile")
-    for name, length in zip(run.session.get_inputs()[0].shape, (1, run.card.tile, run.card.tile)):
-        options.add_free_dimension_override_by_name(name, length)  # as `open_network` does for tiles
+    if isinstance(run.session, Fitted):  # as it is opened for tiles
+        for name, length in zip(run.session.get_inputs()[0].shape, (1, run.card.tile, run.card.tile)):
+            options.add_free_dimension_override_by_name(name, length)
     session = onnxruntime.InferenceSession(
         (run.folder / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
     )

@@ -14,10 +14,10 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -183,18 +183,21 @@ def _bound_memory() -> None:
         onnxruntime.create_and_register_allocator(pool, onnxruntime.OrtArenaCfg(size | rest))
 
 
+_SMALL = 12_000_000  # bytes; a larger network is nearly all products: it gains nothing and needs more memory
+
+
 def open_network(
     contents: bytes,  # of an ONNX file
     name: str,  # of the file, for messages
     side: int | None = None,  # pixels, of the squares that it will mostly be asked about; others can be asked about too
-) -> "onnxruntime.InferenceSession | Fitted":  # on the CPU
+) -> Any:  # an `onnxruntime.InferenceSession` on the CPU, or what is asked in the same way: a `Fitted`
     "A network, ready to compute. Raises `RetinalError` as `check_network`, and for what ONNX Runtime cannot load."
     check_network(contents, name)
     session = _open_session(contents, name)
     free = _free_names(session)
-    if side is None or not free:
+    if side is None or not free or len(contents) > _SMALL:
         return session
-    return Fitted(session, lambda shape: _open_session(contents, name, dict(zip(free, shape))), side)
+    return Fitted(session, lambda shape=(): _open_session(contents, name, dict(zip(free, shape))), side)
 
 
 def _open_session(
@@ -205,6 +208,7 @@ def _open_session(
 
     _bound_memory()
     options = onnxruntime.SessionOptions()
+    options.enable_mem_pattern = not known  # which would plan for all of a network's maps at once
     for one, length in known.items():
         options.add_free_dimension_override_by_name(one, length)
     options.log_severity_level = 4  # what goes wrong is said by our errors
@@ -272,20 +276,33 @@ def _first_line(error: Exception) -> str:
     return printable(str(error).strip().split("\n")[0].split(" : ")[-1])[:160].rstrip(".")
 
 # %% ../nbs/24a_strangers.ipynb #str-fitted
+def _described(values: Iterable) -> list[SimpleNamespace]:
+    "What a session takes or gives, without the session, which its own descriptions hold on to."
+    return [SimpleNamespace(name=one.name, type=one.type, shape=one.shape) for one in values]
+
+
 class Fitted:
-    "A network that is opened once more, for pictures of one shape, when the first of them come."
+    "A network that is opened anew, for pictures of one shape, when the first of them come."
 
     def __init__(
         self,
         general: "onnxruntime.InferenceSession",  # takes pictures of any shape
-        fit: "Callable[[tuple[int, ...]], onnxruntime.InferenceSession]",  # number, height and width → opened for these
+        reopen: "Callable[..., onnxruntime.InferenceSession]",  # number, height and width → for these; () → for any
         side: int,  # of the squares that it will mostly be asked about, pixels
     ):
-        self.general, self.side = general, side
-        self.get_inputs, self.get_outputs = general.get_inputs, general.get_outputs
-        self._fit, self._opening = fit, threading.Lock()
-        self._shape: tuple[int, ...] = ()
-        self._fitted = general
+        self.side = side
+        self._reopen, self._opening = reopen, threading.Lock()
+        self._inputs, self._outputs = _described(general.get_inputs()), _described(general.get_outputs())
+        self._shape = tuple[int, ...]()  # that there is a session for
+        self._sessions = {self._shape: general}  # that one, and the one for all others
+
+    def get_inputs(self) -> list[SimpleNamespace]:  # name, type and shape of each
+        "What the network takes."
+        return self._inputs
+
+    def get_outputs(self) -> list[SimpleNamespace]:  # name, type and shape of each
+        "What it gives."
+        return self._outputs
 
     def run(
         self,
@@ -295,18 +312,20 @@ class Fitted:
     ) -> list[np.ndarray]:  # the outputs
         "What the network says, as ONNX Runtime's own sessions do."
         [pictures] = given.values()
-        shape = pictures.shape[:3]
-        if not self._shape and shape[1:] == (self.side, self.side):
-            self._open(shape)
-        return (self._fitted if shape == self._shape else self.general).run(names, given, options)
+        return self._opened(pictures.shape[:3]).run(names, given, options)
 
-    def _open(self, shape: tuple[int, ...]) -> None:
-        "Open the network for a shape, once; where that cannot be done, the general one does its work."
+    def _opened(self, shape: tuple[int, ...]) -> "onnxruntime.InferenceSession":
+        "The network for pictures of a shape; the one that takes any is given up until it is asked for again."
         with self._opening:
-            if not self._shape:
-                with contextlib.suppress(RetinalError):
-                    self._fitted = self._fit(shape)
+            if not self._shape and shape[1:] == (self.side, self.side):
                 self._shape = shape
+                self._sessions.clear()  # before the other one needs memory
+                with contextlib.suppress(RetinalError):
+                    self._sessions[shape] = self._reopen(shape)
+            wanted = shape if shape in self._sessions else ()
+            if wanted not in self._sessions:
+                self._sessions[wanted] = self._reopen()
+            return self._sessions[wanted]
 
 # %% ../nbs/24a_strangers.ipynb #str-size
 def check_size(
