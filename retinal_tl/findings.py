@@ -187,16 +187,14 @@ def lesion_rows(
     thresholds: Mapping[str, float],  # lesion → 0..1, at which the masks were made
 ) -> list[dict]:  # a row for each lesion, see `COLUMNS`
     "How much of each lesion there is."
-    of_all = {group: group(found, masks, "") for group in GROUPS.values() if group in _OF_PHOTO}
-
-    def row(lesion: str) -> dict:
-        cells = dict(photo=found.name, lesion=lesion, **measure(masks[lesion], found.field))
-        cells |= dict(threshold=float(f"{thresholds[lesion]:.6g}"))
+    rows, of_all = [], {group: group(found, masks, "") for group in GROUPS.values() if group in _OF_PHOTO}
+    for lesion, mask in masks.items():
+        row = dict(photo=found.name, lesion=lesion, **measure(mask, found.field))
+        row |= dict(threshold=float(f"{thresholds[lesion]:.6g}"))
         for group in GROUPS.values():
-            cells |= of_all[group] if group in of_all else group(found, masks, lesion)
-        return cells
-
-    return on_all_cores(row, masks)
+            row |= of_all[group] if group in of_all else group(found, masks, lesion)
+        rows.append(row)
+    return rows
 
 # %% ../nbs/40a_findings.ipynb #074d561e
 def report_text(

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -183,7 +183,7 @@ def _bound_memory() -> None:
         onnxruntime.create_and_register_allocator(pool, onnxruntime.OrtArenaCfg(size | rest))
 
 
-_SMALL = 12_000_000  # bytes; a larger network is nearly all products: it gains nothing and needs more memory
+_SMALL = 12_000_000  # bytes; a larger network is nearly all products: it gains next to nothing and needs more memory
 
 
 def open_network(
@@ -193,16 +193,14 @@ def open_network(
 ) -> Any:  # an `onnxruntime.InferenceSession` on the CPU, or what is asked in the same way: a `Fitted`
     "A network, ready to compute. Raises `RetinalError` as `check_network`, and for what ONNX Runtime cannot load."
     check_network(contents, name)
-    session = _open_session(contents, name)
+    session = _open_session(contents, name, {})
     free = _free_names(session)
     if side is None or not free or len(contents) > _SMALL:
         return session
     return Fitted(session, lambda shape=(): _open_session(contents, name, dict(zip(free, shape))), side)
 
 
-def _open_session(
-    contents: bytes, name: str, known: Mapping[str, int] = MappingProxyType({})
-) -> "onnxruntime.InferenceSession":
+def _open_session(contents: bytes, name: str, known: Mapping[str, int]) -> "onnxruntime.InferenceSession":
     "A network that was looked through, for any pictures or, by the names of its lengths, for those of one shape."
     import onnxruntime
 
