@@ -13,7 +13,7 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 from retinal_tl.core import LESIONS, run_folder
 
 # The package's two networks, each by itself: what `builtin` asks together takes the time of both.
-NETWORKS = {"VGG-16": run_folder("builtin", "start"), "builtin-fast": run_folder("builtin-fast")}
+NETWORKS = {"slim VGG-16": run_folder("builtin") / "vgg16", "builtin-fast": run_folder("builtin-fast")}
 COMMAND = ["-c", "import sys; from retinal_tl.command import main; sys.exit(main())"]  # as installed
 MIRRORS = {"none": [(1, 1)], "half_turn": [(1, 1), (-1, -1)]}
 

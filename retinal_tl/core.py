@@ -198,7 +198,7 @@ _PLACES = {  # name and kind → folder below `weights`
     (BUILTIN, "classifier"): "classifier",
     (BUILTIN, "stage1"): "stage1",
     (BUILTIN, "segmenter"): "segmenter",
-    (BUILTIN, "start"): "segmenter/vgg16",
+    (BUILTIN, "start"): "start",
     (FAST, "segmenter"): "segmenter/efficientnet_lite2",
     (FAST, "start"): "segmenter/efficientnet_lite2",
 }

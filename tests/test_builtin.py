@@ -22,8 +22,8 @@ from retinal_tl.synthetic import phantom, write_synthetic
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-# Mean probability over a phantom of 700 pixels, with the look at half the scale (2026-11-30): phantom → lesion
-JOINED = {12: dict(exudates=0.003362, hemorrhages=0.004727, microaneurysms=4.41e-05, soft_exudates=1.613e-05)}
+# Mean probability over a phantom of 700 pixels, with the look at half the scale (2026-12-01): phantom → lesion
+JOINED = {12: dict(exudates=0.003296, hemorrhages=0.004815, microaneurysms=4.377e-05, soft_exudates=1.594e-05)}
 FAST = {11: dict(exudates=0.000793, hemorrhages=0.0001457, microaneurysms=3.681e-05, soft_exudates=2.494e-05)}
 CLASSIFIER = {30: (0.014, 0.748), 33: (0.048, 0.986)}  # without a lesion, with all four (2026-11-30)
 IDRID = os.environ.get("RETINAL_TL_IDRID")
@@ -45,7 +45,7 @@ def test_segmenters_on_phantoms(model, pinned):
 def test_builtin_asks_two_networks():
     """Members are part of its files; `fast` asks the one that is `builtin-fast`."""
     run = load_run("builtin")
-    assert [member.folder for member in run.members] == [run_folder("builtin", "start"), run_folder("builtin-fast")]
+    assert [member.folder for member in run.members] == [run_folder("builtin") / "vgg16", run_folder("builtin-fast")]
     assert at_quality(run, "fast").folder == run_folder("builtin-fast")
     assert [member.folder for member in load_run("builtin", last=True).members] == [run_folder("builtin-fast")]
     assert [run.folder for run in load_segmenters(["builtin"], "fast")] == [run_folder("builtin-fast")]
@@ -112,8 +112,17 @@ def test_the_classifier_counts_the_spots_of_the_fast_segmenter():
     assert min(run.card.metrics[part]["auc"] for part in ("folds", "folds, referable")) >= 0.95
 
 
-def test_stage_1_is_there_to_begin_with():
-    folder = run_folder("builtin", "stage1")
+def test_the_large_segmenter_is_slim():
+    """Its network has a fraction of the weights of the one that a training goes on from, and all else in common."""
+    slim, whole = load_run("builtin").members[0], read_card(run_folder("builtin", "start"))
+    assert slim.card.training.settings == whole.training.settings | dict(slim_of=whole.name, slim_share=0.995)
+    assert (slim.card.split, slim.card.data, slim.card.parents) == (whole.split, whole.data, whole.parents)
+    assert (slim.folder / "model.onnx").stat().st_size < 3e6
+
+
+@pytest.mark.parametrize("kind", ["stage1", "start"])
+def test_what_a_training_begins_with_is_there(kind):
+    folder = run_folder("builtin", kind)
     check_files(folder, read_card(folder))
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.keras"]
     with pytest.raises(RetinalError, match="model.onnx"):
@@ -146,7 +155,7 @@ def test_a_training_can_go_on_from_the_package(tmp_path):
         assert [(parent.role, parent.run_id) for parent in made.parents] == [("start", card.run_id)]
         assert "builtin (finished)" in str(made) and "site-packages" not in str(made)
     assert len(seen_signatures(made.parents[0].folder)) == len(
-        json.loads((run_folder("builtin").parent / "seen.json").read_text())["segmenter/vgg16"]["training"]
+        json.loads((run_folder("builtin").parent / "seen.json").read_text())["start"]["training"]
     )
     with pytest.raises(RetinalError, match="it has width 0.5 where 1.0 is asked for"):
         plan("stage2", given | dict(width=1))

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from retinal_tl.cards import ClassifierCard, DataFacts, Head, SegmenterCard, SplitNames, TrainingFacts, write_card
 from retinal_tl.core import file_digest
@@ -49,6 +50,50 @@ def toy_model(kind="segmenter", rule=RULES["exudates"], side=None, channels=1):
         constants,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def decoder_model(channels=48, lesions=("exudates", "hemorrhages"), seed=0):
+    """The ONNX model of an encoder of two sizes, with a decoder for each lesion, as those of the package are built.
+
+    It learned nothing: weights are by chance."""
+    chance, graph = np.random.default_rng(seed), onnx.GraphProto(name="decoders")
+
+    def keep(name, values):
+        graph.initializer.append(numpy_helper.from_array(np.array(values, np.float32), name))
+
+    def add(kind, taken, given, **how):
+        graph.node.append(helper.make_node(kind, taken, [given], **how))
+
+    def convolve(taken, given, inputs, outputs, side=3):
+        size = (outputs, inputs, side, side)
+        keep(f"{given}/kernels", chance.normal(scale=1 / np.sqrt(inputs * side * side), size=size))
+        keep(f"{given}/bias", chance.normal(scale=0.1, size=outputs))
+        add("Conv", [taken, f"{given}/kernels", f"{given}/bias"], given, pads=[side // 2] * 4)
+
+    keep("white", [1 / 255])
+    keep("twice", [1, 1, 2, 2])
+    add("Mul", ["photo", "white"], "bright")
+    add("Transpose", ["bright"], "colors", perm=(0, 3, 1, 2))
+    for taken, given, inputs in (("colors", "first", 3), ("first/relu", "second", channels)):
+        convolve(taken, given, inputs, channels)
+        add("Relu", [given], f"{given}/relu")
+    add("MaxPool", ["second/relu"], "half", kernel_shape=[2, 2], strides=[2, 2])
+    convolve("half", "third", channels, 2 * channels)
+    add("Relu", ["third"], "third/relu")
+    how = dict(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    add("Resize", ["third/relu", "", "twice"], "doubled", **how)
+    for lesion in lesions:
+        convolve("doubled", f"{lesion}/from below", 2 * channels, channels)
+        convolve("second/relu", f"{lesion}/beside", channels, channels)
+        add("Add", [f"{lesion}/from below", f"{lesion}/beside"], lesion)
+        add("Relu", [lesion], f"{lesion}/relu")
+        convolve(f"{lesion}/relu", f"{lesion}/score", channels, 1, side=1)
+    add("Concat", [f"{lesion}/score" for lesion in lesions], "scores", axis=1)
+    add("Sigmoid", ["scores"], "probabilities")
+    add("Transpose", ["probabilities"], "maps", perm=(0, 2, 3, 1))
+    for values, name, count in ((graph.input, "photo", 3), (graph.output, "maps", len(lesions))):
+        values.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "height", "width", count]))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
 
 
 def toy_card(kind="segmenter", lesions=("exudates",), threshold=0.5, **changes):
