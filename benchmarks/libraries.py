@@ -58,7 +58,7 @@ def paper_patches(plan: Plan) -> list[Row]:
     image = prepare(cv2.imread(str(photograph(plan.folder, 12)))[..., ::-1], card.preprocessing)
     tile = np.ascontiguousarray(image.image[None, 300:556, 300:556]).astype(np.float32)
     apart = float(np.abs(model.predict(tile, verbose=0) - run.predict(tile)).mean())
-    assert apart < 0.02, f"the network in Keras differs by {apart:.1e}"  # ours makes do with fewer channels
+    assert apart < 0.002, f"the network in Keras differs by {apart:.1e}"  # ours makes do with fewer channels
 
     def theirs():
         patches = peers.side_by_side(image.image, PAPER_PATCH)
@@ -71,7 +71,7 @@ def paper_patches(plan: Plan) -> list[Row]:
             "slim VGG-16: maps of a crop, one look",
             **found,
             against=f"TensorFlow's `predict` of the whole network, patches of {PAPER_PATCH} pixels side by side",
-            checked=f"the means of a tile are {apart:.0e} apart; at rims of patches the maps differ by their nature",
+            checked=f"{apart:.0e} apart in the mean of a tile; at the rims of patches the maps differ by their nature",
         )
     ]
 

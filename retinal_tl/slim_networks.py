@@ -126,10 +126,10 @@ def _with_fewer_outputs(
     "Let a group of convolutions give the numbers that vary, and make the rest of them."
     kernels, biases = _kernels(group, weights)
     parts = np.split(np.arange(len(kernels)), np.cumsum([len(weights[node.input[1]]) for node in group])[:-1])
-    scale = np.ones(len(kernels))
+    variation, scale = moments.covariance, np.ones(len(kernels))
     for part in parts:
-        scale[part] = 1 / np.sqrt(max(moments.covariance[part, part].sum(), np.finfo(float).tiny))
-    used = directions(moments.covariance * np.outer(scale, scale), share)
+        scale[part] = 1 / np.sqrt(max(variation[part, part].sum(), np.finfo(float).tiny))
+    used = directions(variation * np.outer(scale, scale), share)
     count = used.shape[1]
     if count * (kernels[0].size + len(kernels)) > MOST_LEFT * kernels.size:
         return
